@@ -1,0 +1,1 @@
+"""The network, its streaming form and its INT8 file."""
