@@ -58,6 +58,71 @@ class SplitSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentSettings:
+    """What a scene may sound like. An effect is (probability, low, high)."""
+
+    speed: tuple[float, ...] = _row("playing speed: tempo, pitch and formants", quick=(0.7, 0.85, 1.17), unit="factor")
+    response: tuple[float, ...] = _row("microphone response, ± per band", quick=(0.6, 0.0, 8.0), unit="dB")
+    saturation: tuple[float, ...] = _row("soft overload", quick=(0.1, 1.0, 4.0), unit="drive")
+    clipping: tuple[float, ...] = _row("hard clipping", quick=(0.08, 0.3, 0.9), unit="of peak")
+    level_dbfs: tuple[float, ...] = _row("level of the whole scene", quick=(-50.0, -15.0), unit="dBFS")
+    quiet_share: float = _row("scenes in a quiet room", quick=0.25)
+    noise_share: float = _row("scenes with a recorded background", quick=0.2)
+    colour_share: float = _row("scenes with a synthetic background", quick=0.1)
+    babble_share: float = _row("scenes with three to seven talkers", quick=0.3)
+    talker_share: float = _row("scenes with one talker or music", quick=0.15)
+    quiet_snr_db: tuple[float, ...] = _row("signal-to-noise ratio in a quiet room", quick=(20.0, 45.0), unit="dB")
+    noise_snr_db: tuple[float, ...] = _row("signal-to-noise ratio in noise", quick=(2.0, 25.0), unit="dB")
+    babble_snr_db: tuple[float, ...] = _row("signal-to-noise ratio in babble", quick=(2.0, 20.0), unit="dB")
+    talker_snr_db: tuple[float, ...] = _row("signal-to-noise ratio beside a talker", quick=(2.0, 20.0), unit="dB")
+    reverb_probability: float = _row("scenes in a reverberant room", quick=0.5)
+    measured_rir_share: float = _row("of those, with an imported room", quick=0.4)
+    run_on_share: float = _row("words that follow the one before without a pause", quick=0.3)
+    recorded_share: float = _row("draws from real takes, where there are any", quick=0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareSettings:
+    """How much running sound is rendered."""
+
+    scene_s: float = _row("length of a training scene", quick=20.0, unit="s")
+    wake_hours: float = _row("scenes full of wake words", quick=2.5, good=10.0, best=30.0, unit="h")
+    confusable_hours: float = _row("scenes full of confusables", quick=2.0, good=8.0, best=24.0, unit="h")
+    speech_hours: float = _row("scenes full of other speech", quick=3.0, good=14.0, best=40.0, unit="h")
+    noise_hours: float = _row("scenes without words", quick=0.8, good=3.0, best=8.0, unit="h")
+    trial_wakes: int = _row("held-out wake words per condition", quick=100, good=300, best=600, unit="clips")
+    ambient_hours: float = _row("held-out ambient, for validation and for the test each", quick=1.0, good=6.0, best=20.0, unit="h")
+    processes: int = _row("child processes, 0: one per core", quick=0)
+    seed: int = _row("random seed", quick=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """The network and how it learns."""
+
+    steps: int = _row("optimizer steps", quick=2000, good=16000, best=50000, unit="steps")
+    batch: int = _row("examples per step", quick=128)
+    learning_rate: float = _row("peak learning rate", quick=0.002)
+    weight_decay: float = _row("decoupled weight decay", quick=0.0005)
+    clip_norm: float = _row("largest gradient norm", quick=5.0)
+    ema_decay: float = _row("decay of the averaged weights, per step", quick=0.998, good=0.9985, best=0.999)
+    wake_share: float = _row("of a batch: wake words", quick=0.3)
+    confusable_share: float = _row("of a batch: confusables", quick=0.2)
+    speech_share: float = _row("of a batch: other speech", quick=0.4)
+    noise_share: float = _row("of a batch: no words", quick=0.1)
+    hard_share: float = _row("of the negatives: the hardest found so far", quick=0.3)
+    mine_every: int = _row("search hard negatives this often", quick=500, good=2000, unit="steps")
+    negative_weight: float = _row("loss weight of negatives against wake words", quick=2.0)
+    mask_frames: int = _row("longest time mask", quick=12, unit="frames")
+    mask_channels: int = _row("widest frequency mask", quick=6, unit="channels")
+    seed: int = _row("random seed", quick=1)
+    stem_filters: int = _row("filters of the first convolution", quick=32)
+    filters: int = _row("filters of each block", quick=64)
+    kernels: tuple[int, ...] = _row("longest kernel of each block", quick=(5, 9, 13, 17), unit="steps of 30 ms")
+    head_steps: int = _row("steps the dense head sees", quick=8, unit="steps of 30 ms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSettings:
     """The model file and its operating point."""
 
@@ -76,6 +141,9 @@ class Settings:
     effort: Effort = Effort.QUICK
     synthesize: SynthesizeSettings = SynthesizeSettings()
     split: SplitSettings = SplitSettings()
+    augment: AugmentSettings = AugmentSettings()
+    prepare: PrepareSettings = PrepareSettings()
+    train: TrainSettings = TrainSettings()
     export: ExportSettings = ExportSettings()
 
 
