@@ -1,0 +1,219 @@
+"""Clips → a feature set. Reads the catalogue's clips and their sound; writes ``features/<id>/``.
+
+Held-out people and voices stay held out: the split comes first, and every scene is made of clips of one side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mww_ha import audio
+from mww_ha.errors import DataError
+from mww_ha.prepare import features
+from mww_ha.prepare.features import ShardPlan
+from mww_ha.prepare.scenes import CONDITIONS
+from mww_ha.prepare.split import split_clips
+from mww_ha.schema import Clip, FeatureSet, Label, Origin, Progress, ProgressSink, Split, digest, no_progress
+from mww_ha.store import Project, storage_errors, write_json
+from mww_ha.workers import count_processes, run_tasks
+
+VERSION = 1
+"""Raised when the same clips and settings would give other frames."""
+
+
+def feature_set_id(project: Project, clips: Sequence[Clip]) -> str:
+    """Digest of everything the frames depend on."""
+    settings = project.settings
+    inputs = [VERSION, [(c.id, c.speaker, c.session, c.take) for c in clips]]
+    inputs += [dataclasses.asdict(s) for s in (settings.split, settings.augment, settings.prepare)]
+    return digest(inputs)
+
+
+def run(project: Project, *, report: ProgressSink = no_progress) -> FeatureSet:
+    """Renders every shard that is not there yet. Raises DataError, SplitLeakError, StorageError."""
+    clips = project.catalogue.clips()
+    wakes = [c for c in clips if c.label is Label.WAKE]
+    if not wakes:
+        raise DataError(
+            f"the project has no clip of {project.settings.phrase!r}",
+            hint="make some with: mww-ha synthesize, or import recordings with: mww-ha import DIR --label wake",
+        )
+    if not any(c.label in (Label.SPEECH, Label.CONFUSABLE) for c in clips):
+        raise DataError(
+            "the project has no speech that must not wake",
+            hint="make some with: mww-ha synthesize, or import some with: mww-ha import DIR --label speech",
+        )
+    id = feature_set_id(project, clips)
+    folder = project.features_dir / id
+    index_path = folder / "index.json"
+    if index_path.exists():
+        return _feature_set(json.loads(index_path.read_text()))
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    report(Progress(stage="prepare", message="splitting by voice"))
+    sides = split_clips(clips, project.settings.split, lambda clip: audio.read_samples(project.root / clip.path))
+    by_side: dict[Split, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        by_side[sides[clip.id]].append(clip)
+    pools: dict[Split, Path] = {}
+    for split in Split:
+        report(Progress(stage="prepare", message=f"reading clips of the {split} side"))
+        pools[split] = folder / f"pool-{split}.i16"
+        features.build_pool(project.root, by_side[split], pools[split])
+    plans = _plan(project, by_side)
+    settings = project.settings.prepare
+    seconds = 0.0
+    started = time.monotonic()
+    processes = count_processes(settings.processes)
+    results = run_tasks(
+        features.render_in_worker,
+        [(plan, folder) for plan in plans],
+        processes=processes,
+        prepare=features.prepare_worker,
+        arguments=(project.root, pools, project.settings.augment, settings.scene_s),
+    )
+    for done, duration_s in enumerate(results, 1):
+        seconds += duration_s
+        hours = seconds / 3600
+        report(
+            Progress(
+                stage="prepare", message=f"{hours:.1f} h of sound rendered", done=done, total=len(plans), unit="shards"
+            )
+        )
+    document = _index(id, folder, plans, sides, by_side, project.root)
+    document["render_s"] = round(time.monotonic() - started, 1)
+    for path in pools.values():
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+    write_json(index_path, document)
+    return _feature_set(document)
+
+
+def _plan(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]:
+    """Every shard of the feature set, long ones first so that no process waits at the end."""
+    settings = project.settings.prepare
+    plans: list[ShardPlan] = []
+    hours = {
+        "wake": settings.wake_hours,
+        "confusable": settings.confusable_hours,
+        "speech": settings.speech_hours,
+        "noise": settings.noise_hours,
+    }
+    train_labels = {clip.label for clip in by_side[Split.TRAIN]}
+    for code, (kind, amount) in enumerate(hours.items()):
+        if kind in ("confusable", "speech") and Label(kind) not in train_labels:
+            continue
+        plans += features.plan_shards(
+            f"train-{kind}", Split.TRAIN, kind, amount, settings.scene_s, settings.seed, code
+        )
+    for code, split in ((10, Split.VALIDATION), (20, Split.TEST)):
+        clips = by_side[split]
+        wakes = _choose_trials([c for c in clips if c.label is Label.WAKE], settings.trial_wakes, settings.seed)
+        if not wakes:
+            raise DataError(
+                f"no voice of the {split} side says {project.settings.phrase!r}", hint="add voices or people"
+            )
+        for number, condition in enumerate(CONDITIONS):
+            plans += _trial_shards(f"{split}-{condition}", split, condition, wakes, (settings.seed, code + number))
+        lures = _choose_trials(
+            [c for c in clips if c.label is Label.CONFUSABLE], 2 * settings.trial_wakes, settings.seed
+        )
+        plans += _trial_shards(f"{split}-lures", split, "lures", lures, (settings.seed, code + 4))
+        if any(c.label is Label.SPEECH and c.origin is Origin.SYNTHESIZED for c in clips):
+            plans += features.plan_shards(
+                f"{split}-ambient", split, "ambient", settings.ambient_hours, 60.0, settings.seed, code + 5
+            )
+        real = [c for c in clips if c.label in (Label.SPEECH, Label.NOISE) and c.origin is not Origin.SYNTHESIZED]
+        if real:
+            ids = tuple(c.id for c in real)
+            plans.append(ShardPlan(name=f"{split}-real", split=split, family="real", scenes=len(ids), clips=ids))
+    return plans
+
+
+def _trial_shards(
+    name: str, split: Split, family: str, clips: Sequence[Clip], seed: tuple[int, ...]
+) -> list[ShardPlan]:
+    ids = [c.id for c in clips]
+    return [
+        ShardPlan(
+            name=f"{name}-{n:03d}",
+            split=split,
+            family=family,
+            scenes=0,
+            clips=tuple(ids[first : first + 50]),
+            seed=(*seed, n),
+        )
+        for n, first in enumerate(range(0, len(ids), 50))
+    ]
+
+
+def _choose_trials(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
+    """At most ``limit`` clips, people first, one per take, voices in turn; the same choice every time."""
+    rng = np.random.default_rng([seed, 77])
+    turns: dict[str, list[Clip]] = defaultdict(list)
+    takes: set[str] = set()
+    for index in rng.permutation(len(clips)):
+        clip = clips[int(index)]
+        if clip.take and clip.take in takes:
+            continue
+        takes.add(clip.take)
+        turns[clip.speaker or clip.id].append(clip)
+    real = {name for name, own in turns.items() if own[0].origin is not Origin.SYNTHESIZED}
+    chosen: list[Clip] = []
+    for wanted in (True, False):
+        queues = [list(turns[name]) for name in sorted(turns) if (name in real) is wanted]
+        while queues and len(chosen) < limit:
+            queues = [queue for queue in queues if queue]
+            for queue in queues:
+                chosen.append(queue.pop())
+    return chosen[:limit]
+
+
+def _index(
+    id: str,
+    folder: Path,
+    plans: Sequence[ShardPlan],
+    sides: dict[str, Split],
+    by_side: dict[Split, list[Clip]],
+    root: Path,
+) -> dict[str, object]:
+    names: dict[str, list[str]] = defaultdict(list)
+    hours: Counter[str] = Counter()
+    for plan in plans:
+        names[f"{plan.split}/{plan.family}"].append(plan.name)
+        hours[f"{plan.split}/{plan.family}"] += json.loads((folder / f"{plan.name}.json").read_text())["duration_s"]
+    counts = {f"{split}/{label}": sum(c.label is label for c in by_side[split]) for split in Split for label in Label}
+    return {
+        "id": id,
+        "path": str(folder.relative_to(root)),
+        "version": VERSION,
+        "shards": dict(names),
+        "hours": {name: seconds / 3600 for name, seconds in hours.items()},
+        "clips": {name: count for name, count in counts.items() if count},
+        "speakers": {
+            str(split): sorted({c.speaker for c in by_side[split] if c.label is Label.WAKE}) for split in Split
+        },
+        "sides": {id: str(side) for id, side in sides.items()},
+    }
+
+
+def _feature_set(document: dict[str, object]) -> FeatureSet:
+    hours: dict[str, float] = document["hours"]  # type: ignore[assignment]
+    clips: dict[str, int] = document["clips"]  # type: ignore[assignment]
+    return FeatureSet(
+        id=str(document["id"]),
+        path=str(document["path"]),
+        train_examples=sum(n for name, n in clips.items() if name.startswith("train/")),
+        train_hours=sum(h for name, h in hours.items() if name.startswith("train/")),
+        validation_wakes=clips.get("validation/wake", 0),
+        validation_ambient_hours=hours.get("validation/ambient", 0.0) + hours.get("validation/real", 0.0),
+        test_wakes=clips.get("test/wake", 0),
+        test_ambient_hours=hours.get("test/ambient", 0.0) + hours.get("test/real", 0.0),
+    )

@@ -1,0 +1,270 @@
+"""Scenes → frames on disk: memory-mapped uint16 shards, each made once, all together one feature set.
+
+``features/<id>/`` holds shards ``<name>.u16`` (frames of 40 channels, 10 ms apart, as the device's frontend gives
+them) and ``<name>.json`` (where each scene lies in it and what is said when). A shard is finished or not there, so
+interrupted work goes on with the next one. ``index.json`` comes last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mww_ha import audio, frontend
+from mww_ha.config import AugmentSettings
+from mww_ha.prepare import augment
+from mww_ha.prepare.scenes import CONDITIONS, LEAD_S, RIR_TAPS, Condition, Pool, Scene, SceneMaker, Word
+from mww_ha.schema import SAMPLE_RATE_HZ, Clip, Label, Origin, Split
+from mww_ha.store import atomic_write, write_json
+
+TAIL_S = 0.05
+"""Kept after the end of speech, so that a word does not end in a step."""
+
+TRAIN_KINDS = ("wake", "confusable", "speech", "noise")
+
+LONGEST_WORD_S = 2.5
+"""A wake or confusable clip that is longer after trimming holds something else, and is left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpokenEvent:
+    """A word in a prepared scene, in frames from the scene's first."""
+
+    clip: str
+    label: Label
+    source: str
+    speaker: str
+    start_frame: int
+    end_frame: int  # frames that the frontend has given when speech ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedScene:
+    """Where one scene lies in its shard."""
+
+    name: str
+    offset: int  # frames
+    frames: int
+    speech_s: float
+    events: tuple[SpokenEvent, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One finished shard: ``features`` is memory-mapped uint16 [frames, 40]."""
+
+    name: str
+    features: npt.NDArray[np.uint16]
+    scenes: tuple[PreparedScene, ...]
+
+
+# ---- pools: the clips of a split, decoded once -------------------------------------------------------------------
+
+
+def source_of(clip: Clip) -> str:
+    """What clips are drawn evenly over: the speech engine, or ``recorded`` for people."""
+    return clip.speaker.partition(":")[0] if clip.origin is Origin.SYNTHESIZED else "recorded"
+
+
+def build_pool(root: Path, clips: Sequence[Clip], path: Path) -> dict[str, Any]:
+    """Decodes clips (trimmed where they are speech) into one int16 file at ``path``; returns its index.
+
+    The index is also written beside it, last, and read again if it is there.
+    """
+    index_path = path.with_suffix(".json")
+    if path.exists() and index_path.exists():
+        index: dict[str, Any] = json.loads(index_path.read_text())
+        return index
+    words: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    at = 0
+    with atomic_write(path, durable=False) as file:
+        for clip in clips:
+            if clip.label is Label.RIR:
+                continue
+            samples = audio.read_samples(root / clip.path)
+            start, end = 0, len(samples)
+            if clip.label is not Label.NOISE:
+                start, end = audio.trim_silence(samples, margin_s=0.0)
+            spoken = end - start
+            short = clip.label in (Label.WAKE, Label.CONFUSABLE)
+            if spoken < SAMPLE_RATE_HZ // 20 or (short and spoken > LONGEST_WORD_S * SAMPLE_RATE_HZ):
+                left_out.append(clip.id)
+                continue
+            stop = min(len(samples), end + int(TAIL_S * SAMPLE_RATE_HZ))
+            file.write(samples[start:stop].astype("<i2").tobytes())
+            words.append(
+                {
+                    "clip": clip.id,
+                    "label": str(clip.label),
+                    "source": source_of(clip),
+                    "speaker": clip.speaker or f"clip:{clip.id}",
+                    "start": at,
+                    "length": stop - start,
+                    "spoken": spoken,
+                }
+            )
+            at += stop - start
+    rirs = [clip.path for clip in clips if clip.label is Label.RIR]
+    index = {"words": words, "rirs": rirs, "left_out": left_out}
+    write_json(index_path, index)
+    return index
+
+
+def open_pool(root: Path, path: Path) -> Pool:
+    """The pool that ``build_pool`` made at ``path``."""
+    index = json.loads(path.with_suffix(".json").read_text())
+    words = [Word(**{**row, "label": Label(row["label"])}) for row in index["words"]]
+    rirs = [augment.align_rir(audio.read_rir(root / p), RIR_TAPS) for p in index["rirs"]]
+    return Pool(
+        path,
+        [w for w in words if w.label is not Label.NOISE],
+        [w for w in words if w.label is Label.NOISE],
+        np.stack(rirs) if rirs else np.zeros((0, RIR_TAPS), np.float32),
+    )
+
+
+# ---- shards ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """What one shard will hold. ``family`` train kind | ambient | real | lures | a condition of CONDITIONS."""
+
+    name: str
+    split: Split
+    family: str
+    scenes: int
+    clips: tuple[str, ...] = ()  # for trials: the clips, in order
+    seed: tuple[int, ...] = ()
+
+
+def plan_shards(
+    name: str, split: Split, family: str, hours: float, scene_s: float, seed: int, code: int
+) -> list[ShardPlan]:
+    """Shards of at most 40 scenes that together last ``hours``."""
+    total = max(1, round(hours * 3600 / (scene_s - LEAD_S)))
+    plans = []
+    for number, first in enumerate(range(0, total, 40)):
+        plans.append(
+            ShardPlan(
+                name=f"{name}-{number:03d}",
+                split=split,
+                family=family,
+                scenes=min(40, total - first),
+                seed=(seed, code, number),
+            )
+        )
+    return plans
+
+
+def count_frames_before(sample: int) -> int:
+    """Frames that are complete when ``sample`` samples have come in since the stream's start."""
+    return frontend.n_frames(sample)
+
+
+def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
+    rng = np.random.default_rng(plan.seed)
+    if plan.family in TRAIN_KINDS and plan.split is Split.TRAIN:
+        for _ in range(plan.scenes):
+            yield maker.make(plan.family, rng)
+    elif plan.family == "ambient":
+        for _ in range(plan.scenes):
+            yield maker.make("noise" if rng.random() < 0.15 else "speech", rng)
+    else:
+        by_id = {word.clip: word for word in (*maker.pool.words, *maker.pool.noises)}
+        words = [by_id[clip] for clip in plan.clips if clip in by_id]
+        if plan.family == "real":
+            for word in words:
+                sound = maker.pool.samples[word.start : word.start + word.length]
+                yield Scene(samples=np.asarray(sound), events=())
+            return
+        condition = CONDITIONS["quiet"] if plan.family == "lures" else CONDITIONS[plan.family]
+        for first in range(0, len(words), 10):
+            yield maker.make_trial(words[first : first + 10], condition, rng, 2.0)
+
+
+def render_shard(plan: ShardPlan, maker: SceneMaker, folder: Path) -> float:
+    """Makes one shard unless it is there. Returns its seconds of sound.
+
+    Training scenes lose their lead (the frontend is cold in it); trials and ambient keep it, since the detector
+    ignores its first second anyway and state should be warm.
+    """
+    done = folder / f"{plan.name}.json"
+    if done.exists():
+        return float(json.loads(done.read_text())["duration_s"])
+    skip = count_frames_before(int(LEAD_S * SAMPLE_RATE_HZ)) if plan.split is Split.TRAIN else 0
+    rows: list[dict[str, Any]] = []
+    offset, duration_s = 0, 0.0
+    stream = frontend.Frontend()
+    with atomic_write(folder / f"{plan.name}.u16", durable=False) as file:
+        for number, scene in enumerate(_scenes(plan, maker)):
+            if plan.family != "real":
+                stream = frontend.Frontend()
+            frames = stream.process(scene.samples)[skip:]
+            file.write(np.ascontiguousarray(frames, dtype="<u2").tobytes())
+            events = []
+            for event in scene.events:
+                start = count_frames_before(event.start) - skip
+                end = count_frames_before(event.end) - skip
+                if start >= 0 and end < len(frames):
+                    word = event.word
+                    events.append([word.clip, str(word.label), word.source, word.speaker, start, end])
+            speech_s = sum(e.end - e.start for e in scene.events) / SAMPLE_RATE_HZ
+            rows.append(
+                {
+                    "name": plan.clips[number] if plan.family == "real" else f"{plan.name}/{number}",
+                    "offset": offset,
+                    "frames": len(frames),
+                    "speech_s": round(speech_s, 3),
+                    "events": events,
+                }
+            )
+            offset += len(frames)
+            duration_s += len(scene.samples) / SAMPLE_RATE_HZ
+    write_json(done, {"family": plan.family, "duration_s": duration_s, "scenes": rows})
+    return duration_s
+
+
+def open_shard(folder: Path, name: str) -> Shard:
+    """A finished shard."""
+    document = json.loads((folder / f"{name}.json").read_text())
+    path = folder / f"{name}.u16"
+    flat = np.memmap(path, np.uint16, "r") if path.stat().st_size else np.zeros(0, np.uint16)
+    scenes = tuple(
+        PreparedScene(
+            name=row["name"],
+            offset=row["offset"],
+            frames=row["frames"],
+            speech_s=row["speech_s"],
+            events=tuple(
+                SpokenEvent(clip=c, label=Label(label), source=source, speaker=speaker, start_frame=a, end_frame=b)
+                for c, label, source, speaker, a, b in row["events"]
+            ),
+        )
+        for row in document["scenes"]
+    )
+    return Shard(name=name, features=flat.reshape(-1, frontend.CHANNELS), scenes=scenes)
+
+
+_maker: dict[Split, SceneMaker] = {}
+
+
+def prepare_worker(root: Path, pools: dict[Split, Path], settings: AugmentSettings, scene_s: float) -> None:
+    """Opens the pools in a worker process."""
+    for split, path in pools.items():
+        _maker[split] = SceneMaker(open_pool(root, path), settings, scene_s)
+
+
+def render_in_worker(plan: ShardPlan, folder: Path) -> float:
+    """``render_shard`` with this process's pools."""
+    return render_shard(plan, _maker[plan.split], folder)
+
+
+__all__ = ["CONDITIONS", "Condition", "PreparedScene", "Shard", "ShardPlan", "SpokenEvent"]

@@ -1,0 +1,84 @@
+"""Work spread over child processes that never outlive their parent.
+
+Tasks and results are pickled; the function must be importable. A task that raises ends the whole piece of work
+with that error; Ctrl-C and a killed parent end the children.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from mww_ha.errors import ToolError
+
+Result = TypeVar("Result")
+
+
+def count_processes(wanted: int = 0) -> int:
+    """``wanted``, or as many as this process may use cores."""
+    if wanted > 0:
+        return wanted
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def follow_parent() -> None:
+    """Ends this process soon after its parent is gone, however the parent died; leaves Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _start(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    follow_parent()
+    if prepare is not None:
+        prepare(*arguments)
+
+
+def run_tasks(
+    function: Callable[..., Result],
+    tasks: Iterable[tuple[Any, ...]],
+    *,
+    processes: int,
+    prepare: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> Iterator[Result]:
+    """``function(*task)`` for every task, results in order of completion; one process runs them right here.
+
+    ``prepare(*arguments)`` runs once in every process before its first task. Raises what a task raises, and
+    ToolError when a process is killed (out of memory).
+    """
+    tasks = list(tasks)
+    if processes <= 1 or len(tasks) <= 1:
+        if prepare is not None:
+            prepare(*arguments)
+        for task in tasks:
+            yield function(*task)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(processes, len(tasks)), mp_context=context, initializer=_start, initargs=(prepare, arguments)
+    )
+    try:
+        waiting = [pool.submit(function, *task) for task in tasks]
+        for future in concurrent.futures.as_completed(waiting):
+            yield future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise ToolError(
+            "a worker process was killed", hint="most likely out of memory: close other programs, or use fewer processes"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
