@@ -334,7 +334,7 @@ def _interpreter_module() -> Any:
     return interpreter
 
 
-def _graph(model: bytes, name: str = "the model") -> Any:
+def _graph(model: bytes) -> Any:
     """The flatbuffer as objects, after the runtime has verified it."""
     StreamingModel(model)
     from ai_edge_litert import schema_py_generated as schema
@@ -395,16 +395,20 @@ def scores_tflite_micro(model: bytes, features: Int8) -> Scores:
     return out
 
 
+# Each attempt in a fork of its own: an arena that is too small can crash the runtime instead of being refused.
 _PROBE = """
-import sys
+import os, sys
 from tflite_micro import runtime
 model = sys.stdin.buffer.read()
 def fits(size):
-    try:
-        runtime.Interpreter.from_bytes(model, arena_size=size)
-    except RuntimeError:
-        return False
-    return True
+    child = os.fork()
+    if child == 0:
+        try:
+            runtime.Interpreter.from_bytes(model, arena_size=size)
+        except RuntimeError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
 low, high = 0, 4096
 while not fits(high):
     low, high = high, 2 * high
@@ -547,7 +551,7 @@ def detection_slices(
         # What exceeds a higher cutoff exceeds a lower one: the places only get fewer.
         keep = sums > cutoff * window
         places, sums = places[keep], sums[keep]
-        result.append(_walk(scores, running, places, cutoff, window, stride, warmup_slices))
+        result.append(_walk(scores, running, places, cutoff=cutoff, window=window, stride=stride, warmup=warmup_slices))
     return result
 
 
@@ -555,6 +559,7 @@ def _walk(
     scores: Scores,
     running: NDArray[np.int64],
     places: NDArray[np.intp],
+    *,
     cutoff: int,
     window: int,
     stride: int,
@@ -565,7 +570,7 @@ def _walk(
     after = -1  # slice of the last reset
     while True:
         first = (after + 1) // stride  # scores from here on are in the ring, older ones were cleared
-        armed = _armed_slice(scores, cutoff, first, after, stride, warmup)
+        armed = _armed_slice(scores, cutoff, first=first, after=after, stride=stride, warmup=warmup)
         if armed is None:
             return found
         # The latest score at the slice that arms the detector; before any score there is nothing to decide on.
@@ -584,7 +589,7 @@ def _walk(
         found.append(after)
 
 
-def _armed_slice(scores: Scores, cutoff: int, first: int, after: int, stride: int, warmup: int) -> int | None:
+def _armed_slice(scores: Scores, cutoff: int, *, first: int, after: int, stride: int, warmup: int) -> int | None:
     """First slice after ``after`` at which detections are allowed again; None if the trace ends before."""
     if warmup <= 0:
         return after + 1

@@ -172,7 +172,8 @@ class _Child:
         )
 
     def features(self, signal: Samples) -> Frames:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
             _send(self._process.stdin, np.ascontiguousarray(signal, dtype="<i2").tobytes())
             answer = _receive(self._process.stdout)
@@ -183,7 +184,8 @@ class _Child:
         return np.frombuffer(answer, dtype="<u2").reshape(-1, CHANNELS)
 
     def close(self) -> None:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
