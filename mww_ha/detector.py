@@ -214,8 +214,10 @@ def probability_of_cutoff(cutoff: int) -> float:
 class StreamingModel:
     """A streaming INT8 model whose state is carried from call to call, as on the device.
 
-    ``model`` is the file's bytes or its path. ``kernels="reference"`` is bit-exact with TFLite Micro;
-    ``"fast"`` uses the optimised kernels (about five times faster, single scores differ by a few steps) and is for
+    ``model`` is the file's bytes or its path. ``kernels="reference"`` is bit-exact with TFLite Micro but for
+    FULLY_CONNECTED, which rounds once where TFLite Micro rounds twice: of a model that ends in one, about one score in
+    some thousand differs by one step of the logit (ending in CONV_2D avoids it).
+    ``kernels="fast"`` uses the optimised kernels (about five times faster, single scores differ by a few steps) and is for
     ranking candidates only. Raises ModelFileError, MissingDependencyError.
     """
 

@@ -52,10 +52,9 @@ class Frontend:
     """The streaming frontend of the device. Not for use by two threads at once."""
 
     def __init__(self) -> None:
-        from micro_features_cpp import create_frontend, process_samples
+        from pymicro_features import MicroFrontend
 
-        self._state = create_frontend()
-        self._process = process_samples
+        self._frontend = MicroFrontend()
         self._rest = b""
 
     def process(self, samples: Samples) -> Frames:
@@ -67,10 +66,10 @@ class Frontend:
         audio = self._rest + np.ascontiguousarray(samples, dtype="<i2").tobytes()
         step = 2 * HOP_SAMPLES
         whole = len(audio) // step * step
-        process, state = self._process, self._state
+        process = self._frontend.process_samples  # takes one hop a call
         values: list[float] = []
         for start in range(0, whole, step):
-            values += process(state, audio[start : start + step])[0]
+            values += process(audio[start : start + step]).features
         self._rest = audio[whole:]
         # raw = value / (10/256) is a whole number below 2**16: rint only removes the binary dust.
         raw = np.rint(np.array(values, dtype=np.float64) * (1 / FEATURE_SCALE))
