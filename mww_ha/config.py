@@ -46,6 +46,13 @@ class SynthesizeSettings:
     confusable_phrases: int = _row("different confusable phrases", quick=150, good=400, best=800, unit="phrases")
     speech_hours: float = _row("synthetic general speech", quick=1.5, good=6.0, best=20.0, unit="h")
     seed: int = _row("random seed", quick=1)
+    engines: tuple[str, ...] = _row("speech engines to use; none named: all that are found", quick=())
+    voice_dirs: tuple[str, ...] = _row("more folders with Piper voices", quick=())
+    wyoming: tuple[str, ...] = _row("speech servers, wyoming://host:port", quick=())
+    system_share: float = _row("most clips from speech programs of the system together, as a share", quick=0.35)
+    engine_seconds: float = _row(
+        "time for each kind of slow engine: Piper, Wyoming, programs", quick=20.0, good=300.0, best=1800.0, unit="s"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,7 @@ class SplitSettings:
     validation_share: float = _row("share of speakers held out to choose weights and cutoffs", quick=0.15)
     test_share: float = _row("share of speakers held out for the report", quick=0.15)
     salt: str = _row("changes who is held out; keep it for the life of a project", quick="")
+    always_train: tuple[str, ...] = _row("speakers never held out, as a list of names", quick=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mww_ha import audio
 from mww_ha.errors import AudioFileError, DataError, InputError
-from mww_ha.schema import Clip, Label, Origin, Progress, ProgressSink, no_progress
+from mww_ha.schema import SAMPLE_RATE_HZ, Clip, Label, Origin, Progress, ProgressSink, no_progress
 from mww_ha.store import Project
 
 PART_S = 3600.0
@@ -276,8 +276,8 @@ def _import_file(root: Path, entry: _Entry) -> list[Clip]:
     clips: list[Clip] = []
     # A file that turns out truncated after its first hour leaves that hour's audio behind, without a row.
     for number, samples in enumerate(parts, start=1):
-        if number == 1 and samples.size < MIN_CLIP_S * audio.SAMPLE_RATE_HZ:
-            length_s = samples.size / audio.SAMPLE_RATE_HZ
+        if number == 1 and samples.size < MIN_CLIP_S * SAMPLE_RATE_HZ:
+            length_s = samples.size / SAMPLE_RATE_HZ
             raise AudioFileError(f"{entry.path} is only {length_s:.3f} s long", hint="record it again")
         if not samples.any():
             continue
