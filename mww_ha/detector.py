@@ -216,9 +216,8 @@ class StreamingModel:
 
     ``model`` is the file's bytes or its path. ``kernels="reference"`` is bit-exact with TFLite Micro but for
     FULLY_CONNECTED, which rounds once where TFLite Micro rounds twice: of a model that ends in one, about one score in
-    some thousand differs by one step of the logit (ending in CONV_2D avoids it).
-    ``kernels="fast"`` uses the optimised kernels (about five times faster, single scores differ by a few steps) and is for
-    ranking candidates only. Raises ModelFileError, MissingDependencyError.
+    some thousand differs by one step of the logit (ending in CONV_2D avoids it). ``kernels="fast"`` uses the optimised
+    kernels: about eight times faster, single scores differ by a few steps; for ranking candidates only. Raises ModelFileError, MissingDependencyError.
     """
 
     def __init__(self, model: bytes | Path, *, kernels: str = "reference") -> None:
@@ -450,8 +449,8 @@ class Detection:
     """The moment the firmware would say the wake word."""
 
     time_s: float  # end of the window of the slice that tipped it, from the start of the audio
-    score: int  # mean of the window, 0 to 255, as the firmware logs it
-    peak: int  # highest score in the window
+    score: float  # mean of the window, 0.0 to 1.0: the "sliding average probability" of the firmware's log
+    peak: float  # highest score in the window, 0.0 to 1.0: its "max probability"
     slice: int  # number of the slice, from 0
 
 
@@ -513,8 +512,8 @@ class Detector:
                 found.append(
                     Detection(
                         time_s=slice_time_s(self._slice),
-                        score=total // len(self._ring),
-                        peak=max(self._ring),
+                        score=total // len(self._ring) / 255,
+                        peak=max(self._ring) / 255,
                         slice=self._slice,
                     )
                 )

@@ -52,10 +52,10 @@ def _poisson_at_most(k: int, mean: float) -> float:
 
 
 def _crossing(falling: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Where a falling function meets ``target`` between ``low`` and ``high``, by bisection to 1e-12 relative."""
+    """Where a falling function meets ``target`` between ``low`` and ``high``, by bisection to 1e-11 of the place."""
     for _ in range(200):
         middle = (low + high) / 2
-        if not low < middle < high or high - low <= 1e-13 * high:
+        if not low < middle < high or high - low <= 1e-11 * high:
             break
         low, high = (middle, high) if falling(middle) > target else (low, middle)
     return (low + high) / 2
@@ -139,6 +139,7 @@ class Curve:
     trials: int
     false_accepts: NDArray[np.int64]
     hours: float
+    worst_rate: NDArray[np.float64] | None = None  # per hour of the kind of sound that wakes it most often
 
     @property
     def recall(self) -> NDArray[np.float64]:
@@ -151,6 +152,11 @@ class Curve:
         if self.hours <= 0:
             return np.full(len(self.cutoffs), np.inf)
         return self.false_accepts / self.hours
+
+    @property
+    def budget_rate(self) -> NDArray[np.float64]:
+        """The rate that must keep a budget: that of the worst kind of sound, where kinds are told apart."""
+        return self.rate if self.worst_rate is None else np.maximum(self.rate, self.worst_rate)
 
     def at(self, cutoff: int) -> int:
         """Index of ``cutoff``; KeyError where the curve does not have it."""
@@ -224,9 +230,10 @@ def choose_operating_point(curves: Sequence[Curve], budget_per_hour: float) -> O
     validation, judge on test.
     """
     best: tuple[tuple[float, ...], Curve, int, int] | None = None
+    key: tuple[float, ...]
     for curve in curves:
         usable = np.flatnonzero((curve.cutoffs >= 1) & (curve.cutoffs <= HIGHEST_CUTOFF))
-        inside = usable[curve.rate[usable] <= budget_per_hour]
+        inside = usable[curve.budget_rate[usable] <= budget_per_hour]
         margins = _margins(curve)
         for place in inside if len(inside) else usable:
             hits, events = int(curve.hits[place]), int(curve.false_accepts[place])
@@ -257,7 +264,7 @@ def _point(curve: Curve, place: int, margin: int, budget_per_hour: float) -> Ope
         false_accepts=rate_interval(int(curve.false_accepts[place]), curve.hours) if curve.hours > 0 else None,
         margin=margin,
         budget_per_hour=budget_per_hour,
-        within_budget=bool(curve.rate[place] <= budget_per_hour),
+        within_budget=bool(curve.budget_rate[place] <= budget_per_hour),
     )
 
 
@@ -272,7 +279,8 @@ def _margins(curve: Curve) -> NDArray[np.int64]:
     group = np.searchsorted(starts, np.arange(count), side="right") - 1
     below = curve.cutoffs - curve.cutoffs[starts[group]]
     above = curve.cutoffs[ends[group]] - curve.cutoffs
-    return np.minimum(below, above)
+    margins: NDArray[np.int64] = np.minimum(below, above)
+    return margins
 
 
 def choose_sensitivities(curve: Curve, medium: OperatingPoint) -> dict[str, OperatingPoint]:
