@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mww_ha import audio, frontend
 from mww_ha.config import AugmentSettings
 from mww_ha.prepare import augment
-from mww_ha.prepare.scenes import CONDITIONS, LEAD_S, RIR_TAPS, Condition, Pool, Scene, SceneMaker, Word
+from mww_ha.prepare.scenes import CONDITIONS, LEAD_S, RIR_TAPS, Pool, Scene, SceneMaker, Word
 from mww_ha.schema import SAMPLE_RATE_HZ, Clip, Label, Origin, Split
 from mww_ha.store import atomic_write, write_json
 
@@ -30,38 +29,6 @@ TRAIN_KINDS = ("wake", "confusable", "speech", "noise")
 
 LONGEST_WORD_S = 2.5
 """A wake or confusable clip that is longer after trimming holds something else, and is left out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpokenEvent:
-    """A word in a prepared scene, in frames from the scene's first."""
-
-    clip: str
-    label: Label
-    source: str
-    speaker: str
-    start_frame: int
-    end_frame: int  # frames that the frontend has given when speech ends
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedScene:
-    """Where one scene lies in its shard."""
-
-    name: str
-    offset: int  # frames
-    frames: int
-    speech_s: float
-    events: tuple[SpokenEvent, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """One finished shard: ``features`` is memory-mapped uint16 [frames, 40]."""
-
-    name: str
-    features: npt.NDArray[np.uint16]
-    scenes: tuple[PreparedScene, ...]
 
 
 # ---- pools: the clips of a split, decoded once -------------------------------------------------------------------
@@ -232,27 +199,6 @@ def render_shard(plan: ShardPlan, maker: SceneMaker, folder: Path) -> float:
     return duration_s
 
 
-def open_shard(folder: Path, name: str) -> Shard:
-    """A finished shard."""
-    document = json.loads((folder / f"{name}.json").read_text())
-    path = folder / f"{name}.u16"
-    flat = np.memmap(path, np.uint16, "r") if path.stat().st_size else np.zeros(0, np.uint16)
-    scenes = tuple(
-        PreparedScene(
-            name=row["name"],
-            offset=row["offset"],
-            frames=row["frames"],
-            speech_s=row["speech_s"],
-            events=tuple(
-                SpokenEvent(clip=c, label=Label(label), source=source, speaker=speaker, start_frame=a, end_frame=b)
-                for c, label, source, speaker, a, b in row["events"]
-            ),
-        )
-        for row in document["scenes"]
-    )
-    return Shard(name=name, features=flat.reshape(-1, frontend.CHANNELS), scenes=scenes)
-
-
 _maker: dict[Split, SceneMaker] = {}
 
 
@@ -265,6 +211,3 @@ def prepare_worker(root: Path, pools: dict[Split, Path], settings: AugmentSettin
 def render_in_worker(plan: ShardPlan, folder: Path) -> float:
     """``render_shard`` with this process's pools."""
     return render_shard(plan, _maker[plan.split], folder)
-
-
-__all__ = ["CONDITIONS", "Condition", "PreparedScene", "Shard", "ShardPlan", "SpokenEvent"]

@@ -1,0 +1,188 @@
+"""Feature shards → batches, composed by class.
+
+A batch depends on the seed and the step's number only, so a training that was stopped goes on with the batch it
+would have seen. An example is a crop of frames; the classes draw it around the end of a wake word, around a
+confusable or a short piece of speech, anywhere in speech or noise, or around what mining found hardest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mww_ha import frontend
+from mww_ha.nn.mixednet import STRIDE
+from mww_ha.schema import Label
+
+if TYPE_CHECKING:
+    from mww_ha.shards import Shard
+
+OUTPUT_STEPS = 24
+"""Scores per crop: 0.72 s."""
+
+CORE_FRAMES = (2, 18)
+"""Every score that ends this long after the end of the word should be high."""
+
+ZONE_FRAMES = (-15, 40)
+"""Somewhere in here the mean over a window must be high; nothing here is a false accept."""
+
+BEFORE_FRAMES = -28
+"""Scores that end before this must be low: half a wake word is not one."""
+
+AFTER_FRAMES = 70
+"""Scores that end later than this are past the word."""
+
+IGNORED, NEGATIVE, ZONE, CORE = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Parts of a batch, need not add up to one; ``hard`` is the part of the negatives taken from mining."""
+
+    wake: float
+    confusable: float
+    speech: float
+    noise: float
+    hard: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """``features`` int8 [batch, frames, 40]; ``marks`` uint8 [batch, steps]; ``positive`` bool [batch]."""
+
+    features: npt.NDArray[np.int8]
+    marks: npt.NDArray[np.uint8]
+    positive: npt.NDArray[np.bool_]
+
+
+class Sampler:
+    """Draws batches from the training shards of the four classes."""
+
+    def __init__(
+        self,
+        shards: dict[str, Sequence[Shard]],
+        *,
+        receptive_frames: int,
+        batch: int,
+        shares: Shares,
+        mask_frames: int,
+        mask_channels: int,
+        seed: int,
+    ) -> None:
+        self.length = receptive_frames + (OUTPUT_STEPS - 1) * STRIDE
+        self.batch = batch
+        self.shares = shares
+        self.mask_frames, self.mask_channels, self.seed = mask_frames, mask_channels, seed
+        self.shards = [shard for kind in sorted(shards) for shard in shards[kind]]
+        number = {id(shard): n for n, shard in enumerate(self.shards)}
+        wake_ends: list[tuple[int, int]] = []
+        anchors: dict[str, list[tuple[int, int]]] = {"wake": [], "confusable": [], "short": []}
+        spans: dict[str, list[tuple[int, int, int]]] = {"speech": [], "noise": []}
+        for kind, own in shards.items():
+            for shard in own:
+                n = number[id(shard)]
+                for scene in shard.scenes:
+                    if scene.frames > self.length and kind in spans:
+                        spans[kind].append((n, scene.offset + self.length, scene.offset + scene.frames))
+                    for event in scene.events:
+                        end = scene.offset + event.end_frame
+                        room = (scene.offset + self.length, scene.offset + scene.frames - 50)
+                        if event.label is Label.WAKE:
+                            wake_ends.append((n, end))
+                        if not room[0] <= end < room[1]:
+                            continue
+                        if event.label is Label.WAKE:
+                            anchors["wake"].append((n, end))
+                        elif event.label is Label.CONFUSABLE:
+                            anchors["confusable"].append((n, end))
+                        elif kind != "speech":
+                            anchors["short"].append((n, end))
+        self._anchors = {name: np.array(rows, np.int64).reshape(-1, 2) for name, rows in anchors.items()}
+        self._spans = {name: np.array(rows, np.int64).reshape(-1, 3) for name, rows in spans.items()}
+        self.hard = np.zeros((0, 2), np.int64)
+        self._wake_ends: list[npt.NDArray[np.int64]] = [
+            np.sort(np.array([end for m, end in wake_ends if m == n], np.int64)) for n in range(len(self.shards))
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Distinct anchors per class."""
+        return {name: len(rows) for name, rows in self._anchors.items()}
+
+    def _compose(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """(shard, last frame + 1) of each crop [batch, 2]."""
+        s = self.shares
+        have = {
+            "wake": s.wake,
+            "confusable": s.confusable if len(self._anchors["confusable"]) else 0.0,
+            "short": s.speech / 2 if len(self._anchors["short"]) else 0.0,
+            "speech": s.speech / 2 if len(self._spans["speech"]) else 0.0,
+            "noise": s.noise if len(self._spans["noise"]) else 0.0,
+        }
+        total = sum(have.values())
+        counts = {name: int(self.batch * share / total) for name, share in have.items()}
+        if len(self.hard):
+            hard = 0
+            for name in ("confusable", "short", "speech", "noise"):
+                moved = int(counts[name] * s.hard)
+                counts[name] -= moved
+                hard += moved
+            counts["hard"] = hard
+        counts["wake"] += self.batch - sum(counts.values())
+        rows = []
+        for name, count in counts.items():
+            if name in self._spans:
+                spans = self._spans[name][rng.integers(len(self._spans[name]), size=count)]
+                ends = rng.integers(spans[:, 1], spans[:, 2] + 1)
+                rows.append(np.stack([spans[:, 0], ends], axis=1))
+                continue
+            table = self.hard if name == "hard" else self._anchors[name]
+            chosen = table[rng.integers(len(table), size=count)].copy()
+            low, high = (22, 48) if name == "wake" else (0, 48) if name != "hard" else (0, 30)
+            chosen[:, 1] += rng.integers(low, high, size=count)
+            rows.append(chosen)
+        return np.concatenate(rows)
+
+    def mark(self, shard: int, end: int) -> npt.NDArray[np.uint8]:
+        """What each score of the crop that ends before frame ``end`` should be, [steps]."""
+        marks = np.full(OUTPUT_STEPS, NEGATIVE, np.uint8)
+        times = end - STRIDE * np.arange(OUTPUT_STEPS - 1, -1, -1)
+        ends = self._wake_ends[shard]
+        first, last = np.searchsorted(ends, [end - self.length - AFTER_FRAMES, end - BEFORE_FRAMES])
+        for word in ends[first:last]:
+            after = times - word
+            marks[(after >= BEFORE_FRAMES) & (after < AFTER_FRAMES) & (marks == NEGATIVE)] = IGNORED
+            marks[(after >= ZONE_FRAMES[0]) & (after < ZONE_FRAMES[1])] = ZONE
+            marks[(after >= CORE_FRAMES[0]) & (after < CORE_FRAMES[1])] = CORE
+        return marks
+
+    def draw(self, step: int) -> Batch:
+        """The batch of one step; the same for the same seed, step and ``hard``."""
+        rng = np.random.default_rng([self.seed, step])
+        crops = self._compose(rng)
+        features = np.empty((self.batch, self.length, frontend.CHANNELS), np.uint16)
+        marks = np.empty((self.batch, OUTPUT_STEPS), np.uint8)
+        for i, (shard, end) in enumerate(crops.tolist()):
+            frames = self.shards[shard].features
+            end = min(max(end, self.length), len(frames))
+            features[i] = frames[end - self.length : end]
+            marks[i] = self.mark(shard, end)
+        self._mask(features, rng)
+        positive = (marks >= ZONE).any(axis=1)
+        return Batch(features=frontend.quantize_features(features), marks=marks, positive=positive)
+
+    def _mask(self, features: npt.NDArray[np.uint16], rng: np.random.Generator) -> None:
+        """SpecAugment in place: silences one band of channels and up to two stretches of time of most crops."""
+        for i in np.flatnonzero(rng.random(len(features)) < 0.6):
+            if self.mask_channels:
+                width = int(rng.integers(0, self.mask_channels + 1))
+                at = int(rng.integers(0, frontend.CHANNELS - width + 1))
+                features[i, :, at : at + width] = 0
+            for _ in range(2):
+                if self.mask_frames:
+                    width = int(rng.integers(0, self.mask_frames + 1))
+                    at = int(rng.integers(0, self.length - width + 1))
+                    features[i, at : at + width] = 0

@@ -1,0 +1,106 @@
+"""A model file over held-out shards: score traces, and what they say at every cutoff.
+
+Always the INT8 streaming file, the reference kernels and the firmware's decision, so what is measured is what a
+device would do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mww_ha import detector, frontend
+from mww_ha.schema import Label, ProgressSink, no_progress
+from mww_ha.shards import SpokenEvent, open_shard
+from mww_ha.workers import run_tasks
+
+Scores = npt.NDArray[np.uint8]
+
+REACTION_S = 0.75
+"""A detection counts for a word when it comes from the word's start to this long after its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Scores of one running recording."""
+
+    name: str
+    scores: Scores
+    hours: float
+    speech_hours: float
+    events: tuple[SpokenEvent, ...]
+
+
+def score_shard(model: bytes, folder: Path, name: str) -> list[Trace]:
+    """Traces of the scenes of one shard; the scenes of a ``real`` shard are one running recording."""
+    shard = open_shard(folder, name)
+    streaming = detector.StreamingModel(model)
+    stride = streaming.stride
+    traces: list[Trace] = []
+    for scene in shard.scenes:
+        frames = shard.features[scene.offset : scene.offset + scene.frames]
+        streaming.reset()
+        scores = streaming.scores(frontend.quantize_features(np.asarray(frames)))
+        hours = scene.frames * frontend.STEP_MS / 3.6e6
+        traces.append(
+            Trace(
+                name=scene.name, scores=scores, hours=hours, speech_hours=scene.speech_s / 3600, events=scene.events
+            )
+        )
+    assert stride == detector.DEFAULT_STRIDE
+    return traces
+
+
+def score_shards(
+    model: bytes, folder: Path, names: Sequence[str], *, processes: int, report: ProgressSink = no_progress
+) -> dict[str, list[Trace]]:
+    """Traces by shard name."""
+    results = run_tasks(_score_named, [(model, folder, name) for name in names], processes=processes)
+    found = dict(results)
+    return {name: found[name] for name in names}
+
+
+def _score_named(model: bytes, folder: Path, name: str) -> tuple[str, list[Trace]]:
+    return name, score_shard(model, folder, name)
+
+
+def event_peak(trace: Trace, event: SpokenEvent, window: int) -> int:
+    """Highest window sum while the word may be detected; it wakes at cutoffs with ``sum > cutoff * window``."""
+    stride = detector.DEFAULT_STRIDE
+    start = event.start_frame // stride
+    stop = (event.end_frame + int(REACTION_S * 100)) // stride + 1
+    return detector.peak_window_sum(trace.scores, window, start, stop)
+
+
+def wake_peaks(traces: Sequence[Trace], window: int, label: Label = Label.WAKE) -> npt.NDArray[np.int64]:
+    """Peaks of all events with ``label``."""
+    return np.array([event_peak(t, e, window) for t in traces for e in t.events if e.label is label], np.int64)
+
+
+def count_false_accepts(traces: Sequence[Trace], window: int) -> tuple[npt.NDArray[np.int64], float]:
+    """Detections at each cutoff 0..255 over traces without wake words, and their hours."""
+    cutoffs = np.arange(256)
+    total = np.zeros(256, np.int64)
+    for trace in traces:
+        total += detector.count_detections(trace.scores, cutoffs, window)
+    return total, sum(t.hours for t in traces)
+
+
+def lowest_cutoff(false_accepts: npt.NDArray[np.int64], hours: float, per_hour: float) -> int:
+    """Smallest cutoff from which on the rate stays within ``per_hour``."""
+    over = np.flatnonzero(false_accepts > per_hour * hours)
+    return int(over[-1]) + 1 if len(over) else 0
+
+
+def recall_at(peaks: npt.NDArray[np.int64], cutoff: int, window: int) -> float:
+    """Share of events that wake at ``cutoff``."""
+    return float(np.mean(peaks > cutoff * window)) if len(peaks) else float("nan")
+
+
+def group_traces(traces: Mapping[str, Sequence[Trace]], names: Sequence[str]) -> list[Trace]:
+    """Traces of several shards in a row."""
+    return [trace for name in names for trace in traces[name]]
