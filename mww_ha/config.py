@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -99,7 +100,9 @@ class PrepareSettings:
     speech_hours: float = _row("scenes full of other speech", quick=3.0, good=14.0, best=40.0, unit="h")
     noise_hours: float = _row("scenes without words", quick=0.8, good=3.0, best=8.0, unit="h")
     trial_wakes: int = _row("held-out wake words per condition", quick=100, good=300, best=600, unit="clips")
-    ambient_hours: float = _row("held-out ambient, for validation and for the test each", quick=1.0, good=6.0, best=20.0, unit="h")
+    ambient_hours: float = _row(
+        "held-out ambient, for validation and for the test each", quick=1.0, good=6.0, best=20.0, unit="h"
+    )
     processes: int = _row("child processes, 0: one per core", quick=0)
     seed: int = _row("random seed", quick=1)
 
@@ -156,9 +159,7 @@ class Settings:
 
 
 _SECTIONS: dict[str, type[Any]] = {
-    f.name: t
-    for f in dataclasses.fields(Settings)
-    if dataclasses.is_dataclass(t := typing.get_type_hints(Settings)[f.name])
+    name: kind for name, kind in typing.get_type_hints(Settings).items() if dataclasses.is_dataclass(kind)
 }
 
 
@@ -170,7 +171,10 @@ def resolve(document: Mapping[str, Any], overrides: Mapping[str, str] | None = N
     tree: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
     for key, text in (overrides or {}).items():
         head, _, tail = key.partition(".")
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}={text}: {error}", hint="write it as it would stand in YAML") from None
         if tail:
             section = tree.setdefault(head, {})
             if not isinstance(section, dict):
@@ -179,18 +183,17 @@ def resolve(document: Mapping[str, Any], overrides: Mapping[str, str] | None = N
         else:
             tree[head] = value
     top = {f.name for f in dataclasses.fields(Settings)}
-    for key in tree:
+    for key, value in tree.items():
         if key not in top:
-            raise ConfigError(f"{where}: unknown key {key!r}", hint=_nearest(key))
+            inside = [f"{key}.{name}" for name in value] if isinstance(value, dict) else []
+            raise ConfigError(f"{where}: unknown key {key!r}", hint=_nearest((inside or [str(key)])[0]))
     phrase = tree.get("phrase")
     if not isinstance(phrase, str) or not phrase.strip():
         raise ConfigError(f"{where}: no phrase", hint="write for example: phrase: hey kitchen")
     try:
         effort = Effort(tree.get("effort", Effort.QUICK))
     except ValueError:
-        raise ConfigError(
-            f"{where}: effort is {tree['effort']!r}", hint="use one of " + ", ".join(Effort)
-        ) from None
+        raise ConfigError(f"{where}: effort is {tree['effort']!r}", hint="use one of " + ", ".join(Effort)) from None
     language = tree.get("language", "en")
     if not isinstance(language, str):
         raise ConfigError(f"{where}: language is {language!r}", hint="use a code such as en, de or fr-FR")
@@ -207,18 +210,32 @@ def _section(name: str, cls: type[Any], given: Any, effort: Effort, where: str) 
     for key, value in given.items():
         if key not in rows:
             raise ConfigError(f"{where}: unknown key {name}.{key}", hint=_nearest(f"{name}.{key}"))
-        values[key] = _coerce(f"{name}.{key}", value, hints[key], where)
+        values[key] = _coerce(f"{name}.{key}", value, hints[key], where, default=values[key])
     return cls(**values)
 
 
-def _coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
+def _is_negative(default: Any) -> bool:
+    """Whether a setting may be below zero: those whose default is, in dB for example."""
+    if isinstance(default, tuple):
+        return any(_is_negative(item) for item in default)
+    return isinstance(default, int | float) and default < 0
+
+
+def _coerce(key: str, value: Any, wanted: Any, where: str, *, default: Any) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if typing.get_origin(wanted) is tuple and isinstance(value, list | tuple):
         (item, _ellipsis) = typing.get_args(wanted)
-        return tuple(_coerce(key, v, item, where) for v in value)
-    if typing.get_origin(wanted) is None and isinstance(value, wanted) and not (wanted is int and value is True):
-        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+        if item is float and len(value) != len(default):
+            shown = ", ".join(map(str, default))
+            raise ConfigError(
+                f"{where}: {key} is {value!r}", hint=f"it must be {len(default)} numbers, such as [{shown}]"
+            )
+        return tuple(_coerce(key, v, item, where, default=default) for v in value)
+    if typing.get_origin(wanted) is None and isinstance(value, wanted) and isinstance(value, bool) is (wanted is bool):
+        if isinstance(value, int | float) and not math.isfinite(value):
+            raise ConfigError(f"{where}: {key} is {value}", hint="it must be a finite number")
+        if isinstance(value, int | float) and value < 0 and not _is_negative(default):
             raise ConfigError(f"{where}: {key} is {value}", hint="it must not be negative")
         return value
     kind = getattr(wanted, "__name__", str(wanted))

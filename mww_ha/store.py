@@ -85,8 +85,8 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -112,7 +112,7 @@ class Catalogue:
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-        self._migrate()
+            self._migrate()
 
     def _migrate(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -121,10 +121,15 @@ class Catalogue:
                 f"{self.path} was made by a newer mww-ha (catalogue version {version})",
                 hint="update mww-ha, or open the project with the version that made it",
             )
-        for number in range(version, len(_MIGRATIONS)):
-            script = f"BEGIN IMMEDIATE; {_MIGRATIONS[number]}; PRAGMA user_version={number + 1}; COMMIT;"
-            with storage_errors(self.path):
-                self._db.executescript(script)
+        if version == len(_MIGRATIONS):
+            return
+        with self.transaction():
+            # Asked again inside: another process may have been faster.
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            for script in _MIGRATIONS[version:]:
+                for statement in filter(str.strip, script.split(";")):
+                    self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={len(_MIGRATIONS)}")
 
     def close(self) -> None:
         """Closes the database."""
@@ -148,7 +153,7 @@ class Catalogue:
         rows = [tuple(getattr(clip, name) for name in _CLIP_COLUMNS) for clip in clips]
         with self.transaction():
             before = self._db.total_changes
-            self._db.executemany(f"INSERT OR IGNORE INTO clips VALUES ({marks})", rows)
+            self._db.executemany(f"INSERT OR IGNORE INTO clips VALUES ({marks})", rows)  # noqa: S608  marks are "?,?"
             return self._db.total_changes - before
 
     def clips(self, *labels: Label, origin: Origin | None = None) -> list[Clip]:
@@ -161,7 +166,7 @@ class Catalogue:
             wheres.append("origin = ?")
             values.append(origin)
         where = f" WHERE {' AND '.join(wheres)}" if wheres else ""
-        rows = self._db.execute(f"SELECT {','.join(_CLIP_COLUMNS)} FROM clips{where} ORDER BY id", values)
+        rows = self._db.execute(f"SELECT {','.join(_CLIP_COLUMNS)} FROM clips{where} ORDER BY id", values)  # noqa: S608  nothing in it is a user\'s
         return [_clip(row) for row in rows]
 
     def remove_clips(self, ids: Iterable[str]) -> None:
