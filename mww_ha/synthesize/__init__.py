@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ from mww_ha.synthesize.plan import (
     plan_texts,
     share_engines,
 )
-from mww_ha.synthesize.voices import Voice
+from mww_ha.synthesize.voices import Voice, child_environment
 
 if TYPE_CHECKING:
     from mww_ha.config import Settings
@@ -94,7 +94,7 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> SynthesizeRe
             clips = [_clip(fields) for fields in answer["clips"]]
             made += project.catalogue.add_clips(clips)
             tried.update(clip.speaker for clip in clips)
-            for engine, voice_id, reason, detail in answer["rejected"]:
+            for voice_id, reason, detail in answer["rejected"]:
                 rejected[reason] += 1
                 tried[voice_id] += 1
                 failures[voice_id] += 1
@@ -163,7 +163,7 @@ def make_plan(
         plan += plan_texts(
             Label.CONFUSABLE,
             [confusable.text for confusable in confusables],
-            [1.0] * len(confusables),
+            [_KIND_WEIGHTS.get(confusable.kind, 1.0) for confusable in confusables],
             row.confusable_clips,
             ordered,
             shares,
@@ -259,21 +259,19 @@ def _result(
 
 
 _MOST_WORKERS = 16
+_KIND_WEIGHTS = {"prefix": 2.0, "suffix": 2.0, "swapped": 3.0}  # few texts that must not be heard too seldom
 
 
 class _Pool:
     """Synthesis child processes and a thread for each that carries jobs and answers over its pipes."""
 
     def __init__(self, count: int) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        package_root = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
         self.workers = [
             subprocess.Popen(
                 [sys.executable, "-m", "mww_ha.synthesize.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=environment,
+                env=child_environment(),
                 text=True,
                 encoding="utf-8",
             )
@@ -288,10 +286,8 @@ class _Pool:
             worker.wait()
             for pipe in (worker.stdin, worker.stdout):
                 if pipe is not None:
-                    try:
+                    with suppress(BrokenPipeError):
                         pipe.close()
-                    except BrokenPipeError:
-                        pass
 
     def answers(self, jobs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Answers as they come. Raises what a worker raised; ToolError when one died."""
@@ -307,7 +303,8 @@ class _Pool:
         answers: queue.SimpleQueue[tuple[Any, dict[str, Any]] | None] = queue.SimpleQueue()
 
         def serve(worker: subprocess.Popen[str]) -> None:
-            assert worker.stdin is not None and worker.stdout is not None
+            assert worker.stdin is not None
+            assert worker.stdout is not None
             while True:
                 with lock:
                     number, job = next(source, (-1, None))

@@ -35,39 +35,49 @@ class Confusable:
     distance: float  # edit cost per phoneme of the longer text; 0 to about 1
 
 
-# Consonants: place (0 lips to 10 glottis), manner, voiced. Manners are near each other as their rows are.
+# Consonants by manner and voice, each with its place: 0 lips to 10 glottis. Manners are near each other as their rows are.
 _MANNERS = {"stop": 0.0, "affricate": 0.6, "fricative": 1.0, "nasal": 2.4, "lateral": 3.1, "trill": 3.2, "glide": 3.5}
-_CONSONANTS: dict[str, tuple[float, str, bool]] = {
-    **{"p": (0, "stop", False), "b": (0, "stop", True), "m": (0, "nasal", True), "ɱ": (1, "nasal", True)},
-    **{"ɸ": (0, "fricative", False), "β": (0, "fricative", True), "f": (1, "fricative", False)},
-    **{"v": (1, "fricative", True), "ʋ": (1, "glide", True), "w": (0.5, "glide", True), "ʍ": (0.5, "glide", False)},
-    **{"θ": (2, "fricative", False), "ð": (2, "fricative", True), "t": (3, "stop", False), "d": (3, "stop", True)},
-    **{"n": (3, "nasal", True), "s": (3, "fricative", False), "z": (3, "fricative", True), "l": (3, "lateral", True)},
-    **{"ɫ": (3.5, "lateral", True), "ɬ": (3, "fricative", False), "ɮ": (3, "fricative", True)},
-    **{"r": (3, "trill", True), "ɾ": (3, "trill", True), "ɹ": (3.5, "glide", True), "ɻ": (5, "glide", True)},
-    **{"ʃ": (4, "fricative", False), "ʒ": (4, "fricative", True), "tʃ": (4, "affricate", False)},
-    **{"dʒ": (4, "affricate", True), "ts": (3, "affricate", False), "dz": (3, "affricate", True)},
-    **{"tɕ": (5, "affricate", False), "dʑ": (5, "affricate", True), "ɕ": (5, "fricative", False)},
-    **{"ʑ": (5, "fricative", True), "ʂ": (4.5, "fricative", False), "ʐ": (4.5, "fricative", True)},
-    **{"ʈ": (4.5, "stop", False), "ɖ": (4.5, "stop", True), "ɳ": (4.5, "nasal", True), "ɭ": (4.5, "lateral", True)},
-    **{"pf": (0.5, "affricate", False), "c": (6, "stop", False), "ɟ": (6, "stop", True), "ɲ": (6, "nasal", True)},
-    **{"ç": (6, "fricative", False), "ʝ": (6, "fricative", True), "j": (6, "glide", True), "ʎ": (6, "lateral", True)},
-    **{"ɥ": (5, "glide", True), "k": (7, "stop", False), "ɡ": (7, "stop", True), "g": (7, "stop", True)},
-    **{"ŋ": (7, "nasal", True), "x": (7, "fricative", False), "ɣ": (7, "fricative", True), "ɰ": (7, "glide", True)},
-    **{"q": (8, "stop", False), "ɢ": (8, "stop", True), "χ": (8, "fricative", False), "ʁ": (8, "fricative", True)},
-    **{"ʀ": (8, "trill", True), "ħ": (9, "fricative", False), "ʕ": (9, "fricative", True), "h": (10, "fricative", False)},
-    **{"ɦ": (10, "fricative", True), "ʔ": (10, "stop", False)},
-}
-# Vowels: openness (0 close to 6 open), backness (0 front to 4 back), rounded.
-_VOWELS: dict[str, tuple[float, float, bool]] = {
-    **{"i": (0, 0, False), "y": (0, 0, True), "ɨ": (0, 2, False), "ʉ": (0, 2, True), "ɯ": (0, 4, False)},
-    **{"u": (0, 4, True), "ɪ": (1, 0.6, False), "ʏ": (1, 0.6, True), "ʊ": (1, 3.4, True), "ᵻ": (1, 1.5, False)},
-    **{"e": (2, 0, False), "ø": (2, 0, True), "ɘ": (2, 2, False), "ɵ": (2, 2, True), "ɤ": (2, 4, False)},
-    **{"o": (2, 4, True), "ə": (3, 2, False), "ɚ": (3, 2.2, False), "ɛ": (4, 0, False), "œ": (4, 0, True)},
-    **{"ɜ": (3.6, 2, False), "ɝ": (3.6, 2.2, False), "ɞ": (4, 2, True), "ʌ": (4, 3, False), "ɔ": (4, 4, True)},
-    **{"æ": (5, 0, False), "ɐ": (5, 2, False), "a": (6, 0.8, False), "ɶ": (6, 0, True), "ɑ": (6, 4, False)},
-    **{"ɒ": (6, 4, True)},
-}
+_CONSONANT_ROWS = """
+stop voiceless p:0 t:3 ʈ:4.5 c:6 k:7 q:8 ʔ:10
+stop voiced b:0 d:3 ɖ:4.5 ɟ:6 ɡ:7 g:7 ɢ:8
+affricate voiceless pf:0.5 ts:3 tʃ:4 tɕ:5
+affricate voiced dz:3 dʒ:4 dʑ:5
+fricative voiceless ɸ:0 f:1 θ:2 s:3 ɬ:3 ʃ:4 ʂ:4.5 ɕ:5 ç:6 x:7 χ:8 ħ:9 h:10
+fricative voiced β:0 v:1 ð:2 z:3 ɮ:3 ʒ:4 ʐ:4.5 ʑ:5 ʝ:6 ɣ:7 ʁ:8 ʕ:9 ɦ:10
+nasal voiced m:0 ɱ:1 n:3 ɳ:4.5 ɲ:6 ŋ:7
+lateral voiced l:3 ɫ:3.5 ɭ:4.5 ʎ:6
+trill voiced r:3 ɾ:3 ʀ:8
+glide voiceless ʍ:0.5
+glide voiced w:0.5 ʋ:1 ɹ:3.5 ɻ:5 ɥ:5 j:6 ɰ:7
+"""
+# Vowels with openness (0 close to 6 open) and backness (0 front to 4 back).
+_VOWEL_ROWS = """
+spread i:0,0 ɨ:0,2 ɯ:0,4 ɪ:1,0.6 ᵻ:1,1.5 e:2,0 ɘ:2,2 ɤ:2,4 ə:3,2 ɚ:3,2.2 ɛ:4,0 ɜ:3.6,2 ɝ:3.6,2.2 ʌ:4,3 æ:5,0 ɐ:5,2 a:6,0.8 ɑ:6,4
+rounded y:0,0 ʉ:0,2 u:0,4 ʏ:1,0.6 ʊ:1,3.4 ø:2,0 ɵ:2,2 o:2,4 œ:4,0 ɞ:4,2 ɔ:4,4 ɶ:6,0 ɒ:6,4
+"""
+
+
+def _read_consonants() -> dict[str, tuple[float, str, bool]]:
+    found = {}
+    for row in _CONSONANT_ROWS.split("\n"):
+        for entry in row.split()[2:]:
+            sound, _, place = entry.partition(":")
+            found[sound] = (float(place), row.split()[0], row.split()[1] == "voiced")
+    return found
+
+
+def _read_vowels() -> dict[str, tuple[float, float, bool]]:
+    found = {}
+    for row in _VOWEL_ROWS.split("\n"):
+        for entry in row.split()[1:]:
+            sound, _, position = entry.partition(":")
+            openness, _, backness = position.partition(",")
+            found[sound] = (float(openness), float(backness), row.split()[0] == "rounded")
+    return found
+
+
+_CONSONANTS = _read_consonants()
+_VOWELS = _read_vowels()
 _GLIDE_VOWELS = {("j", "i"): 0.25, ("j", "ɪ"): 0.3, ("w", "u"): 0.25, ("w", "ʊ"): 0.3, ("ɹ", "ɚ"): 0.3, ("ɹ", "ɜ"): 0.5}
 _WEAK = {"ʔ": 0.15, "h": 0.4, "ɦ": 0.4, "ə": 0.5, "ɪ": 0.6, "ʊ": 0.6, "j": 0.5, "w": 0.5, "ᵻ": 0.5, "ɹ": 0.6, "ɐ": 0.5}
 
@@ -131,12 +141,12 @@ def edit_costs(phrase: Phones, texts: Sequence[Phones], *, anywhere: bool = Fals
         above[:, 1:] = np.cumsum(inserts, axis=1)
     for sound in phrase:
         substitutes = np.array([substitute_cost(sound, other) for other in sounds] + [9.0])[codes]
-        row = np.empty_like(above)
-        row[:, 0] = above[:, 0] + insert_cost(sound)
+        below = np.empty_like(above)
+        below[:, 0] = above[:, 0] + insert_cost(sound)
         through = np.minimum(above[:, :-1] + substitutes, above[:, 1:] + insert_cost(sound))
         for j in range(longest):
-            row[:, j + 1] = np.minimum(through[:, j], row[:, j] + inserts[:, j])
-        above = row
+            below[:, j + 1] = np.minimum(through[:, j], below[:, j] + inserts[:, j])
+        above = below
     if anywhere:
         inside = np.arange(longest + 1)[None, :] <= lengths[:, None]
         result: NDArray[np.float64] = np.where(inside, above, np.inf).min(axis=1)
@@ -194,6 +204,7 @@ class _Candidate:
     text: str
     kind: str
     sounds: Phones
+    certain: bool = False  # always among the chosen
 
 
 def show_confusables(phrase: str, language: str, n: int) -> list[Confusable]:
@@ -206,14 +217,16 @@ def show_confusables(phrase: str, language: str, n: int) -> list[Confusable]:
     words = _load_words(language)
     rng = np.random.default_rng(int(digest([phrase, language, "confusables"]), 16))
     said = espeak.load().phonemes(checked.text.split(), voices.phoneme_voice(language))
-    parts = [(text, split_phones(p for w in word for p in w)) for text, word in zip(checked.text.split(), said, strict=True)]
+    parts = [
+        (text, split_phones(p for w in word for p in w)) for text, word in zip(checked.text.split(), said, strict=True)
+    ]
     parts = [(text.strip(".,;:!?"), sounds) for text, sounds in parts if sounds]
     drafts = [
+        *_swapped(parts),
+        *_cuts(checked, parts, words, language),
+        *_rhymes(parts, words),
         *_near(target, parts, words),
         *_one_phoneme(checked, language),
-        *_rhymes(parts, words),
-        *_cuts(checked, parts, words, language),
-        *_swapped(parts),
         *_contexts(parts, words, rng, 3 * n),
         *_contained(parts, words, rng, 3 * n),
     ]
@@ -223,7 +236,7 @@ def show_confusables(phrase: str, language: str, n: int) -> list[Confusable]:
         Confusable(text=c.text, kind=c.kind, distance=round(float(cost) / max(len(target), len(c.sounds)), 4))
         for c, cost in zip(candidates, costs, strict=True)
     ]
-    return _pick(found, n)
+    return _pick(found, {c.text for c in candidates if c.certain}, n)
 
 
 def _without_phrase(phrase: str, target: Phones, drafts: Sequence[_Candidate]) -> list[_Candidate]:
@@ -237,18 +250,27 @@ def _without_phrase(phrase: str, target: Phones, drafts: Sequence[_Candidate]) -
     return [c for c, cost in zip(candidates, nearest, strict=True) if cost >= HOMOPHONE_COST - 1e-9]
 
 
-def _pick(found: Sequence[Confusable], n: int) -> list[Confusable]:
-    """The nearest of each kind by its quota, then the nearest of what is left."""
+_AS_DRAWN = ("context", "contained")  # drawn at random: the nearest of them would all be two words long
+
+
+def _pick(found: Sequence[Confusable], certain: set[str], n: int) -> list[Confusable]:
+    """The certain ones, then of each kind its quota, then the nearest of what is left."""
     ranked = sorted(found, key=lambda c: (c.distance, c.text))
-    chosen: dict[str, Confusable] = {}
+    chosen = {c.text: c for c in ranked if c.text in certain}
     for kind, quota in _QUOTAS.items():
-        for confusable in [c for c in ranked if c.kind == kind][: max(1, round(quota * n))]:
-            chosen[confusable.text] = confusable
+        of_kind = [c for c in (found if kind in _AS_DRAWN else ranked) if c.kind == kind]
+        for confusable in of_kind[: max(1, round(quota * n))]:
+            if len(chosen) < n:
+                chosen.setdefault(confusable.text, confusable)
     for confusable in ranked:
         if len(chosen) >= n:
             break
+        if confusable.kind not in _AS_DRAWN:
+            chosen.setdefault(confusable.text, confusable)
+    for confusable in found:
+        if len(chosen) >= n:
+            break
         chosen.setdefault(confusable.text, confusable)
-    # Rounding can give a few too many: the farthest go.
     return sorted(chosen.values(), key=lambda c: (c.distance, c.text))[:n]
 
 
@@ -274,9 +296,10 @@ def _near(target: Phones, parts: Sequence[tuple[str, Phones]], words: _Words) ->
     return found
 
 
-def _joined(kind: str, parts: Iterable[tuple[str, Phones]]) -> _Candidate:
+def _joined(kind: str, parts: Iterable[tuple[str, Phones]], *, certain: bool = False) -> _Candidate:
     parts = list(parts)
-    return _Candidate(" ".join(text for text, _ in parts), kind, tuple(s for _, sounds in parts for s in sounds))
+    sounds = tuple(sound for _, said in parts for sound in said)
+    return _Candidate(" ".join(text for text, _ in parts), kind, sounds, certain)
 
 
 def _one_phoneme(checked: phrases.CheckedPhrase, language: str) -> list[_Candidate]:
@@ -317,11 +340,11 @@ def _rhymes(parts: Sequence[tuple[str, Phones]], words: _Words) -> list[_Candida
         return []
     start = vowels[0] if len(vowels) < 3 else vowels[-2]
     tail = last[start:]
-    same_end = [
-        (text, sounds)
-        for text, sounds in zip(words.texts, words.sounds, strict=True)
-        if len(sounds) >= len(tail) and edit_costs(tail, [sounds[-len(tail) :]])[0] <= 0.3
-    ] if len(tail) > 1 else []
+    if len(tail) < 2:
+        return []
+    longer = [(t, s) for t, s in zip(words.texts, words.sounds, strict=True) if len(s) >= len(tail)]
+    costs = edit_costs(tail, [sounds[-len(tail) :] for _, sounds in longer])
+    same_end = [word for word, cost in zip(longer, costs, strict=True) if cost <= 0.3]
     found = []
     for word in same_end[:60]:
         found.append(_joined("rhyme", [word]))
@@ -336,7 +359,7 @@ def _cuts(
     """The beginning only and the end only: whole words, words that begin or end alike, and cuts inside a word."""
     found = []
     for i in range(1, len(parts)):
-        found += [_joined("prefix", parts[:i]), _joined("suffix", parts[i:])]
+        found += [_joined("prefix", parts[:i], certain=True), _joined("suffix", parts[i:], certain=True)]
     first, last = parts[0][1], parts[-1][1]
     for text, sounds in zip(words.texts, words.sounds, strict=True):
         half_first, half_last = max(2, len(first) // 2), max(2, len(last) // 2)
@@ -350,8 +373,10 @@ def _cuts(
     plain = espeak.load().phonemes([checked.text], voices.phoneme_voice(language), ipa=False)[0]
     flat = [(w, phoneme) for w, word in enumerate(plain) for phoneme in word]
     for cut in range(2, len(flat) - 1):
-        found.append(_respelled("prefix", _regroup(flat[:cut]), inventory))
-        found.append(_respelled("suffix", _regroup(flat[cut:]), inventory))
+        for kind, piece in (("prefix", flat[:cut]), ("suffix", flat[cut:])):
+            respelled = _respelled(kind, _regroup(piece), inventory)
+            if len(respelled.sounds) > 2 and phrases.count_syllables(respelled.sounds):
+                found.append(respelled)
     return found
 
 
@@ -369,7 +394,7 @@ def _swapped(parts: Sequence[tuple[str, Phones]]) -> list[_Candidate]:
     if len(parts) < 2:
         return []
     orders = list(itertools.islice(itertools.permutations(range(len(parts))), 24))
-    found = [_joined("swapped", [parts[i] for i in order]) for order in orders]
+    found = [_joined("swapped", [parts[i] for i in order], certain=n < 4) for n, order in enumerate(orders)]
     return found + [_joined("swapped", [part, part]) for part in parts]
 
 
@@ -400,7 +425,7 @@ def _contained(
     near = _neighbours(parts[0][1], words, 10) if len(parts) == 1 else []
     found = []
     for _ in range(count):
-        before, after = _common(words, rng, int(rng.integers(0, 4))), _common(words, rng, int(rng.integers(1, 4)))
+        before, after = _common(words, rng, int(rng.integers(0, 4))), _common(words, rng, int(rng.integers(2, 5)))
         if len(parts) > 1 and rng.random() < 0.35:
             at = int(rng.integers(1, len(parts)))
             middle = [*parts[:at], *_common(words, rng, int(rng.integers(1, 3))), *parts[at:]]

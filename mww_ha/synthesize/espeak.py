@@ -55,9 +55,9 @@ class Espeak:
         library.espeak_SetSynthCallback(self._callback)
         self.rate_hz = 0
         self.version = ""
-        self._voice = ""
 
     def _take(self, wave: int | None, count: int, events: int | None) -> int:
+        del events
         if wave and count > 0:
             self._pieces.append(ctypes.string_at(wave, 2 * count))
         return 0

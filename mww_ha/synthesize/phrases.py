@@ -44,9 +44,7 @@ def check_phrase(phrase: str, language: str) -> CheckedPhrase:
     if not text:
         raise PhraseError("the phrase is empty", hint='give two or three words, for example "hey kitchen"')
     if not any(c.isalpha() for c in text):
-        raise PhraseError(
-            f"the phrase {text!r} has no letters", hint='write it as it is said, for example "hey seven"'
-        )
+        raise PhraseError(f"the phrase {text!r} has no letters", hint='write it as it is said, for example "hey seven"')
     if bad := sorted({c for c in text if unicodedata.category(c) in ("Cc", "So", "Cs", "Co") or c in "[]<>&{}|\\"}):
         raise PhraseError(f"the phrase {text!r} holds {' '.join(map(repr, bad))}", hint="use letters and spaces only")
     if len(text) > MAX_PHRASE_CHARACTERS:

@@ -57,7 +57,6 @@ class PiperEngine:
             raise ToolError(f"Piper voice {voice.name} said {text!r} with samples that are not numbers")
         if peak > 0.9:
             samples = samples * (0.9 / peak)
-        # A model ends with the last sound's decay; a short pause lets the check for cut-off ends see it.
         return np.rint(samples * 32767).astype(np.int16), int(model.config.sample_rate)
 
     def _find_model(self, voice: Voice, delivery: Delivery) -> tuple[Any, int | None]:
@@ -84,7 +83,8 @@ def load_model(path: Path, pair: tuple[int, int] | None = None) -> Any:
         from piper.config import PiperConfig
     except ImportError as error:
         raise MissingDependencyError(
-            f"Piper is not installed ({error.name} is missing)", hint="install the speech extra: pip install 'mww-ha[tts]'"
+            f"Piper is not installed ({error.name} is missing)",
+            hint="install the speech extra: pip install 'mww-ha[tts]'",
         ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # several processes share the cores
@@ -187,18 +187,18 @@ def main(arguments: list[str]) -> int:
     import urllib.error
 
     if arguments[0] == "probe":
-        print(json.dumps({name: probe(Path(name)) for name in arguments[1:]}))
+        sys.stdout.write(json.dumps({name: probe(Path(name)) for name in arguments[1:]}) + "\n")
         return 0
     try:
         download(arguments[1], Path(arguments[2]), arguments[3] if len(arguments) > 3 else "")
     except urllib.error.HTTPError as error:
-        print(f"HTTP status {error.code}", file=sys.stderr)
+        sys.stderr.write(f"HTTP status {error.code}\n")
         return 4 if error.code in (401, 403, 404) else 3
     except ValueError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 4
     except OSError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return 3
     return 0
 

@@ -5,11 +5,15 @@ Each utterance is one process with a time limit; the text goes in by a file or a
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import re
+import select
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
     from mww_ha.synthesize.voices import Delivery, Voice
 
 ENGINES = ("flite", "festival", "pico", "rhvoice", "mbrola")
-_PROGRAMS = {"flite": "flite", "festival": "text2wave", "pico": "pico2wave", "rhvoice": "RHVoice-test"}
 TIMEOUT_S = 20.0
 
 
@@ -69,7 +72,7 @@ _FESTIVAL_LIST = '(mapcar (lambda (v) (format t "%s %s\\n" v (cdr (assoc v voice
 
 @functools.cache
 def _festival(code: str) -> list[Voice]:
-    if shutil.which("text2wave") is None:
+    if shutil.which("festival") is None:
         return []
     found = []
     for line in _ask("festival", "--batch", _FESTIVAL_LIST).splitlines():
@@ -146,21 +149,99 @@ def _has_mbrola_data(file: str) -> bool:
 class Programs:
     """The engine for all of them."""
 
+    def __init__(self) -> None:
+        self._festival = _Festival()
+
     def speak(self, text: str, voice: Voice, delivery: Delivery) -> tuple[NDArray[np.int16], int]:
         """int16 ``[n]`` and its rate in Hz. Raises ToolError."""
         with tempfile.TemporaryDirectory(prefix="mww-speech-") as folder:
             path = Path(folder) / "said.wav"
-            command, stdin = _command(text, voice, delivery, path)
-            try:
-                done = subprocess.run(command, input=stdin.encode(), capture_output=True, timeout=TIMEOUT_S, check=False)
-            except FileNotFoundError:
-                raise ToolError(f"{command[0]} is gone", hint="install it again or leave its engine out") from None
-            except subprocess.TimeoutExpired:
-                raise ToolError(f"{command[0]} took more than {TIMEOUT_S:.0f} s to say {text!r}") from None
-            if done.returncode != 0 or not path.exists():
-                said = done.stderr.decode(errors="replace").strip().splitlines()
-                raise ToolError(f"{command[0]} could not say {text!r}: {said[-1] if said else done.returncode}")
+            if voice.engine == "festival":
+                self._festival.speak(text, voice.name, delivery, path)
+            else:
+                _run(*_command(text, voice, delivery, path), text=text)
+            if not path.exists():
+                raise ToolError(f"{voice.engine} said nothing for {text!r}")
             return _read_wav(path)
+
+
+def _run(command: list[str], stdin: str, *, text: str) -> None:
+    try:
+        done = subprocess.run(command, input=stdin.encode(), capture_output=True, timeout=TIMEOUT_S, check=False)
+    except FileNotFoundError:
+        raise ToolError(f"{command[0]} is gone", hint="install it again or leave its engine out") from None
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{command[0]} took more than {TIMEOUT_S:.0f} s to say {text!r}") from None
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ToolError(f"{command[0]} could not say {text!r}: {said[-1] if said else done.returncode}")
+
+
+_DONE = "mww-done"
+_WRONG = "SIOD ERROR"
+
+
+class _Festival:
+    """One festival process that stays: its start takes fifty times as long as a phrase."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def speak(self, text: str, voice: str, delivery: Delivery, path: Path) -> None:
+        """Writes what is said to ``path``. Raises ToolError; the process is started anew after a failure."""
+        mean, spread = 105 * 2 ** (0.3 * delivery.pitch), 14 * 2 ** (0.8 * delivery.liveliness)
+        command = (
+            f"(begin (voice_{voice}) (Parameter.set 'Duration_Stretch {1 / delivery.speed:.3f}) "
+            f"(set! int_lr_params '((target_f0_mean {mean:.1f}) (target_f0_std {spread:.1f}) "
+            "(model_f0_mean 170) (model_f0_std 34))) "
+            f"(utt.save.wave (utt.synth (Utterance Text {_quoted(text)})) {_quoted(str(path))} 'riff) "
+            f'(format t "{_DONE}\\n") (fflush nil))\n'
+        )
+        try:
+            answer = self._ask(command.encode())
+        except (OSError, ToolError):
+            self._stop()
+            raise ToolError(f"festival did not answer within {TIMEOUT_S:.0f} s to say {text!r}") from None
+        if _WRONG in answer:
+            self._stop()
+            raise ToolError(f"festival could not say {text!r}: {answer[answer.index(_WRONG) :].splitlines()[0]}")
+
+    def _ask(self, command: bytes) -> str:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                ["festival", "--pipe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command)
+        self._process.stdin.flush()
+        answer, until = b"", time.monotonic() + TIMEOUT_S
+        while _DONE.encode() not in answer and _WRONG.encode() not in answer:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))
+            piece = os.read(self._process.stdout.fileno(), 1 << 16) if ready else b""
+            if not piece:
+                raise ToolError("festival does not answer")
+            answer += piece
+        return answer.decode(errors="replace")
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+            self._process = None
+
+    def __del__(self) -> None:
+        self._stop()
+
+
+def _quoted(text: str) -> str:
+    """As a string of festival's Scheme; line ends and control characters become spaces."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _read_wav(path: Path) -> tuple[NDArray[np.int16], int]:
@@ -186,9 +267,6 @@ def _command(text: str, voice: Voice, delivery: Delivery, path: Path) -> tuple[l
             *("--setf", f"int_f0_target_stddev={15 * 2**delivery.liveliness:.1f}"),
             *("-t", text, "-o", str(path)),
         ], ""
-    if voice.engine == "festival":
-        setting = f"(begin (voice_{voice.name}) (Parameter.set 'Duration_Stretch {stretch:.3f}))"
-        return ["text2wave", "-eval", setting, "-o", str(path)], text
     if voice.engine == "pico":
         said = (
             f'<speed level="{round(100 * delivery.speed)}"><pitch level="{round(100 + 25 * delivery.pitch)}">'

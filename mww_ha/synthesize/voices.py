@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def find_piper_voices(language: str, dirs: Sequence[Path]) -> list[Voice]:
 
     Where the graph allows it, a third of the speakers are paired and heard only as mixtures (speaker ``3~7``):
     each speaker is in one voice of ours, alone or in one pair, so a hold-out by voice stays clean. Voices that do
-    not load are left out with a line on standard error. [] where piper-tts is not installed.
+    not load are left out with a warning in the log. [] where piper-tts is not installed.
     """
     if importlib.util.find_spec("piper") is None:
         return []
@@ -176,7 +177,7 @@ def find_piper_voices(language: str, dirs: Sequence[Path]) -> list[Voice]:
     for name, (path, config) in sorted(configs.items()):
         result = probed[str(path)]
         if "error" in result:
-            print(result["error"], file=sys.stderr)
+            logging.getLogger(__name__).warning("%s", result["error"])
             continue
         count = int(config.get("num_speakers", 1))
         voice = Voice(engine="piper", name=name, language=_piper_language(config), path=str(path))
@@ -268,7 +269,9 @@ def download_voice(name: str, folder: Path, *, address: str = "") -> Path:
     OfflineError, InputError for an unknown name, MissingDependencyError, ToolError, StorageError.
     """
     if importlib.util.find_spec("piper") is None:
-        raise MissingDependencyError("Piper is not installed", hint="install the speech extra: pip install 'mww-ha[tts]'")
+        raise MissingDependencyError(
+            "Piper is not installed", hint="install the speech extra: pip install 'mww-ha[tts]'"
+        )
     name = name.strip()
     final = folder / f"{name}.onnx"
     if final.exists() and _piper_config(final) is not None:
@@ -287,13 +290,16 @@ def download_voice(name: str, folder: Path, *, address: str = "") -> Path:
             if done.returncode == 3:
                 raise OfflineError(
                     f"the Piper voice {name} could not be downloaded: {why}",
-                    hint=f"connect to the network and run it again, or copy {name}.onnx and {name}.onnx.json to {folder}",
+                    hint=f"connect and run it again, or copy {name}.onnx and {name}.onnx.json to {folder}",
                 )
             fetched = Path(place) / final.name
             if done.returncode != 0 or not fetched.exists():
                 raise ToolError(f"Piper's downloader failed for {name}: {why}")
-            if _piper_config(fetched) is None or "error" in _probe_piper(((str(fetched), 0, fetched.stat().st_size),))[str(fetched)]:
+            if (
+                _piper_config(fetched) is None
+                or "error" in _probe_piper(((str(fetched), 0, fetched.stat().st_size),))[str(fetched)]
+            ):
                 raise OfflineError(f"the download of {name} is incomplete", hint="run it again")
-            os.replace(f"{fetched}.json", f"{final}.json")
-            os.replace(fetched, final)  # last: a voice is there when its .onnx is
+            Path(f"{fetched}.json").replace(f"{final}.json")
+            fetched.replace(final)  # last: a voice is there when its .onnx is
     return final

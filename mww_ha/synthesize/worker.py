@@ -33,7 +33,7 @@ CLIP_MARGIN_S = 0.05
 _CLIPPED = 32_700  # int16; 24 dB of headroom mean that a sound one never gets here
 _CLIPPED_SAMPLES = 12
 _CEILING = 0.9  # peaks above are turned down before resampling, which can overshoot
-_SILENT_DBFS = -55.0
+_SILENT_PEAK = 300  # int16, -41 dBFS: the quietest voice is 15 dB above
 _TAIL_S = 0.008
 
 
@@ -43,9 +43,9 @@ def shape_clip(samples: Samples, rate_hz: int, *, min_s: float, max_s: float) ->
     Reasons: silent, clipped, truncated (loud up to the last sample, or shorter than ``min_s``), drawn out (longer
     than ``max_s``). The level stays the engine's own.
     """
-    if samples.size < rate_hz // 50 or audio.speech_level_dbfs(samples) < _SILENT_DBFS:
-        return "silent"
     magnitudes = np.abs(samples.astype(np.int32))
+    if samples.size < rate_hz // 50 or int(magnitudes.max()) < _SILENT_PEAK:
+        return "silent"
     if np.count_nonzero(magnitudes >= _CLIPPED) >= _CLIPPED_SAMPLES:
         return "clipped"
     peak = int(magnitudes.max())
@@ -170,7 +170,7 @@ class Worker:
             if isinstance(made, Clip):
                 clips.append(dataclasses.asdict(made))
             else:
-                rejected.append([item["voice"]["engine"], Voice(**item["voice"]).id, *made])
+                rejected.append([Voice(**item["voice"]).id, *made])
         return {"clips": clips, "rejected": rejected}
 
     def _measure(self, voice: Voice, texts: list[str]) -> dict[str, Any]:
