@@ -217,7 +217,8 @@ class StreamingModel:
     ``model`` is the file's bytes or its path. ``kernels="reference"`` is bit-exact with TFLite Micro but for
     FULLY_CONNECTED, which rounds once where TFLite Micro rounds twice: of a model that ends in one, about one score in
     some thousand differs by one step of the logit (ending in CONV_2D avoids it). ``kernels="fast"`` uses the optimised
-    kernels: about eight times faster, single scores differ by a few steps; for ranking candidates only. Raises ModelFileError, MissingDependencyError.
+    kernels: about eight times faster, single scores differ by a few steps; for ranking candidates only.
+    Raises ModelFileError, MissingDependencyError.
     """
 
     def __init__(self, model: bytes | Path, *, kernels: str = "reference") -> None:

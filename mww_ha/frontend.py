@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-
 Samples = NDArray[np.int16]
 Frames = NDArray[np.uint16]
 
