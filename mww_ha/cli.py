@@ -739,14 +739,15 @@ def _run(session: Session, arguments: Sequence[str] | None) -> int:
 
 def _fail(session: Session, error: MwwError) -> int:
     """Shows an error that the user can act on."""
+    text = f"mww-ha: {error.message}" + (f"\n  {error.hint}" if error.hint else "")
     with contextlib.suppress(OSError):
         session.close_view()
-        if session.as_json:
-            kind = type(error).__name__
-            line = {"type": "error", "error": kind, "message": error.message, "hint": error.hint}
-            print(json.dumps({**line, "exit_code": error.exit_code}), flush=True)
-        text = f"mww-ha: {error.message}" + (f"\n  {error.hint}" if error.hint else "")
         print(text, file=sys.stderr, flush=True)
+    if session.as_json:
+        kind = type(error).__name__
+        line = {"type": "error", "error": kind, "message": error.message, "hint": error.hint}
+        with contextlib.suppress(OSError):
+            print(json.dumps({**line, "exit_code": error.exit_code}), flush=True)
     return error.exit_code
 
 

@@ -159,7 +159,9 @@ class Settings:
 
 
 _SECTIONS: dict[str, type[Any]] = {
-    name: kind for name, kind in typing.get_type_hints(Settings).items() if dataclasses.is_dataclass(kind)
+    name: kind
+    for name, kind in typing.get_type_hints(Settings).items()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 }
 
 

@@ -79,7 +79,7 @@ class _Passes:
 
 def is_note(progress: Progress) -> bool:
     """A message without a count."""
-    return not progress.total and not progress.done
+    return not (progress.total or progress.done or progress.unit)
 
 
 class PlainView:

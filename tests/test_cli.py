@@ -1,0 +1,457 @@
+"""Results on standard output, all else on standard error, an exit code by the kind of error, never a traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+from mww_ha import __version__, doctor
+from mww_ha import cli as command_line
+from mww_ha.errors import DataError, MwwError
+from mww_ha.progress import PLAIN_EVERY_S, JsonView, LiveView, PlainView, duration
+from mww_ha.schema import Clip, Label, Origin, Progress
+from mww_ha.store import Project
+
+ROOT = Path(__file__).parent.parent
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+    """Runs one command line in this process, in an empty folder."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Answer:
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(list(arguments))
+        assert isinstance(ended.value.code, int)
+        return Answer(ended.value.code, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def failing() -> Iterator[Callable[[BaseException], None]]:
+    """Adds a command ``fail`` that raises what it is given."""
+
+    def add(error: BaseException) -> None:
+        @command_line.cli.command("fail")
+        def fail() -> None:
+            raise error
+
+    yield add
+    command_line.cli.commands.pop("fail", None)
+
+
+def start(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "mww_ha", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+def write_wavs(folder: Path, count: int, seconds: float = 0.5) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        with wave.open(str(folder / f"{number:05}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(16000)
+            samples = [(number * 37 + 101 * i * i) % 4001 - 2000 for i in range(int(16000 * seconds))]
+            file.writeframes(b"".join(s.to_bytes(2, "little", signed=True) for s in samples))
+
+
+def test_help_is_instant_and_loads_nothing_heavy():
+    script = (
+        "import sys\n"
+        "from mww_ha.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "finally:\n"
+        "    heavy = {'tensorflow', 'keras', 'numpy', 'scipy', 'soundfile', 'rich', 'onnxruntime', 'ai_edge_litert',"
+        " 'aiohttp'}\n"
+        "    print(*sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+        times.append(time.monotonic() - began)
+        assert done.stderr.strip() == ""
+        assert "quickstart" in done.stdout
+    assert min(times) < 1.0
+
+
+def test_the_version_is_said(ask: Ask):
+    assert ask("--version") == (0, f"mww-ha, version {__version__}\n", "")
+
+
+def test_every_command_takes_the_common_options_and_has_a_help():
+    def commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+        for name, command in group.commands.items():
+            yield (*path, name), command
+            if isinstance(command, click.Group):
+                yield from commands(command, (*path, name))
+
+    found = dict(commands(command_line.cli, ()))
+    wanted = [
+        "new",
+        "import",
+        "synthesize",
+        "prepare",
+        "train",
+        "evaluate",
+        "export",
+        "render",
+        "run",
+        "quickstart",
+        "runs",
+        "listen",
+        "doctor",
+    ]
+    assert {(name,) for name in wanted} <= found.keys()
+    assert {("voices", "list"), ("voices", "download"), ("corpora", "list"), ("corpora", "download")} <= found.keys()
+    for path, command in found.items():
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert {"--project", "--set", "--json"} <= options, path
+        assert command.help, path
+
+
+def test_the_common_options_stand_before_or_after_the_command(ask: Ask, project: Project):
+    before = ask("--project", str(project.root), "--json", "runs")
+    after = ask("runs", "--project", str(project.root), "--json")
+    assert before == after
+    assert json.loads(before.out) == {"type": "result", "result": []}
+
+
+def test_the_project_is_found_from_a_folder_below_it(ask: Ask, project: Project, monkeypatch: pytest.MonkeyPatch):
+    (project.root / "below").mkdir()
+    monkeypatch.chdir(project.root / "below")
+    assert ask("runs").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["runs"], ["no project.yaml", "mww-ha new"]),
+        (["rnus"], ["rnus", "mww-ha --help"]),
+        (["import"], ["folder", "--manifest"]),
+        (["import", "x"], ["--label"]),
+        (["listen"], ["--model"]),
+        (["evaluate", "--wake", "x"], ["--model"]),
+        (["new", "hey", "--effort", "huge"], ["huge", "quick"]),
+        (["--set", "effort", "runs"], ["effort", "key=value"]),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong_and_the_way_out(ask: Ask, arguments: list[str], words: list[str]):
+    answer = ask(*arguments)
+    assert (answer.code, answer.out) == (2, "")
+    for word in words:
+        assert word in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_no_command_shows_the_help_on_standard_error(ask: Ask):
+    answer = ask()
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("Usage: mww-ha")
+
+
+def test_an_unknown_setting_names_its_nearest_known_one(ask: Ask, project: Project):
+    answer = ask("runs", "--project", str(project.root), "--set", "synthesize.wake_clip=5")
+    assert answer.code == 2
+    assert "did you mean synthesize.wake_clips?" in answer.err
+
+
+@pytest.mark.parametrize("kind", MwwError.__subclasses__())
+def test_the_exit_code_tells_the_class_of_an_error(
+    ask: Ask, failing: Callable[[BaseException], None], kind: type[MwwError]
+):
+    failing(kind("what is wrong", hint="the way out"))
+    answer = ask("fail")
+    assert (answer.code, answer.out) == (kind.exit_code, "")
+    assert answer.err == "mww-ha: what is wrong\n  the way out\n"
+
+
+def test_an_error_is_a_json_line_too(ask: Ask, failing: Callable[[BaseException], None]):
+    failing(DataError("too few speakers", hint="import more"))
+    answer = ask("fail", "--json")
+    assert json.loads(answer.out) == {
+        "type": "error",
+        "error": "DataError",
+        "message": "too few speakers",
+        "hint": "import more",
+        "exit_code": 3,
+    }
+
+
+def test_a_wrong_command_line_is_a_json_line_too(ask: Ask):
+    assert json.loads(ask("--json", "rnus").out)["exit_code"] == 2
+
+
+def test_ctrl_c_says_how_to_go_on(ask: Ask, failing: Callable[[BaseException], None]):
+    failing(KeyboardInterrupt())
+    assert ask("fail") == (130, "", "mww-ha: stopped; run the same command again to go on\n")
+
+
+def test_a_defect_of_ours_is_one_line_and_its_traceback_is_in_a_file(
+    ask: Ask, failing: Callable[[BaseException], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    failing(ZeroDivisionError("division by zero"))
+    answer = ask("fail")
+    assert answer.code == 1
+    assert "Traceback" not in answer.err
+    [log] = tmp_path.glob("mww-ha-crash-*.log")
+    assert str(log) in answer.err
+    assert "ZeroDivisionError: division by zero" in log.read_text()
+
+
+def test_a_missing_part_names_the_extra_that_brings_it(ask: Ask, failing: Callable[[BaseException], None]):
+    failing(ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow.python"))
+    answer = ask("fail")
+    assert answer.code == 4
+    assert "mww-ha[train]" in answer.err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start("--help", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_said():
+    with Path("/dev/full").open("w") as full:
+        process = start("doctor", "--json", stdout=full, stderr=subprocess.PIPE)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 8
+    assert "no space left" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_import_keeps_what_it_has_and_goes_on_when_started_again(
+    project: Project, tmp_path: Path, number: signal.Signals
+):
+    write_wavs(tmp_path / "clips", 600, seconds=0.3)
+    arguments = ["import", str(tmp_path / "clips"), "--label", "noise", "--project", str(project.root), "--json"]
+    process = start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("done", 0) > 0:
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert json.loads(out.splitlines()[-1])["type"] == "error"
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    before = {clip.id for clip in project.catalogue.clips()}
+    assert len(before) < 600
+    again = subprocess.run(process.args, capture_output=True, text=True, check=True, cwd=ROOT)
+    result = json.loads(again.stdout.splitlines()[-1])["result"]
+    assert result["added"] + result["known"] == 600
+    assert before <= {clip.id for clip in project.catalogue.clips()}
+    assert len(project.catalogue.clips()) == 600
+
+
+def test_new_makes_a_project_in_a_folder_named_after_the_phrase(ask: Ask, tmp_path: Path):
+    answer = ask("new", "Hey  Küche", "--language", "de")
+    assert answer.code == 0
+    assert "Hey Küche" in answer.out
+    assert "language: de" in (tmp_path / "hey_kuche" / "project.yaml").read_text()
+
+
+def test_new_refuses_a_phrase_with_nothing_to_say(ask: Ask, tmp_path: Path):
+    assert ask("new", "  ").code == 2
+    assert ask("new", "?!").code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_listed_and_two_are_compared_by_what_differs(ask: Ask, project: Project):
+    for id, steps, recall in (("aaaa1111", 2000, 0.5), ("bbbb2222", 4000, 0.75)):
+        document = {
+            "id": id,
+            "started_at": f"2026-11-0{steps // 2000}T00:00:00+00:00",
+            "seed": 1,
+            "steps": steps,
+            "outcome": "done",
+            "duration_s": 75.4,
+            "metrics": {"recall": recall},
+            "config": {"train": {"steps": steps, "batch": 128}},
+        }
+        project.catalogue.put_run(id, document["started_at"], document)
+    listed = ask("runs", "--project", str(project.root)).out.splitlines()
+    assert [line.split()[0] for line in listed] == ["id", "bbbb2222", "aaaa1111"]
+    assert "1 min 15 s" in listed[1]
+    assert "recall 0.75" in listed[1]
+    compared = ask("runs", "compare", "aaaa", "bbbb", "--project", str(project.root)).out
+    assert [line.split()[0] for line in compared.splitlines()[1:]] == [
+        "config.train.steps",
+        "id",
+        "metrics.recall",
+        "started_at",
+        "steps",
+    ]
+    assert ask("runs", "compare", "a", "c", "--project", str(project.root)).code == 2
+
+
+# --- Progress --------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_log_gets_the_start_the_end_and_a_line_every_ten_seconds():
+    clock, stream = Clock(), io.StringIO()
+    view = PlainView(stream, clock)
+    for done in range(101):
+        view(Progress(stage="train", done=done * 10, total=1000, unit="steps"))
+        clock.now += 0.5
+    view.close()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "train: 0/1,000 steps (0 %)"
+    assert lines[-1] == "train: 1,000/1,000 steps, 20 steps/s, done in 50 s"
+    assert len(lines) == 2 + int((50 - 0.5) / PLAIN_EVERY_S)
+    assert lines[1] == "train: 200/1,000 steps (20 %), 20 steps/s, 40 s left"
+
+
+def test_work_found_done_does_not_count_into_the_rate():
+    clock, stream = Clock(), io.StringIO()
+    view = PlainView(stream, clock)
+    view(Progress(stage="prepare", done=900, total=1000, unit="clips"))
+    clock.now += 10
+    view(Progress(stage="prepare", done=950, total=1000, unit="clips"))
+    assert stream.getvalue().splitlines()[-1] == "prepare: 950/1,000 clips (95 %), 5 clips/s, 10 s left"
+
+
+def test_the_last_count_of_a_stage_is_said_when_the_next_begins_or_all_ends():
+    stream = io.StringIO()
+    view = PlainView(stream, Clock())
+    view(Progress(stage="one", done=0, unit="files"))
+    view(Progress(stage="one", done=7, unit="files"))
+    view(Progress(stage="two", done=0, unit="files"))
+    view(Progress(stage="two", done=8, unit="files"))
+    view.close()
+    assert stream.getvalue().splitlines() == ["one: 0 files", "one: 7 files", "two: 0 files", "two: 8 files"]
+
+
+def test_a_message_without_a_count_is_said_once():
+    stream = io.StringIO()
+    view = PlainView(stream, Clock())
+    for _ in range(3):
+        view(Progress(stage="synthesize", message="looking for voices"))
+    assert stream.getvalue() == "synthesize: looking for voices\n"
+
+
+def test_a_json_line_is_a_whole_progress():
+    stream = io.StringIO()
+    JsonView(stream)(Progress(stage="train", message="best so far", done=5, total=10, unit="steps"))
+    [line] = stream.getvalue().splitlines()
+    assert json.loads(line) == {
+        "type": "progress",
+        "stage": "train",
+        "message": "best so far",
+        "done": 5,
+        "total": 10,
+        "unit": "steps",
+    }
+
+
+def test_a_terminal_gets_a_bar_with_count_rate_and_message():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    view = LiveView(stream)
+    view(Progress(stage="train", message="looking [around]"))
+    for done in (0, 5, 10):
+        view(Progress(stage="train", message="at [work]", done=done, total=10, unit="steps"))
+    view(Progress(stage="export", done=1, unit="checks"))
+    view.close()
+    text = stream.getvalue()
+    for word in ("train", "looking [around]", "at [work]", "10/10 steps", "1 checks"):
+        assert word in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (75, "1 min 15 s"), (7260, "2 h 1 min")])
+def test_a_duration_reads_well(seconds: float, text: str):
+    assert duration(seconds) == text
+
+
+# --- Doctor ----------------------------------------------------------------------------------------------------------
+
+
+def states(items: list[doctor.Item]) -> dict[str, str]:
+    return {item.name: item.state for item in items}
+
+
+def test_doctor_finds_what_is_here_and_says_what_to_do_about_each_gap(ask: Ask):
+    answer = ask("doctor", "--json")
+    items = {item["name"]: item for item in json.loads(answer.out)["result"]}
+    assert items["mww-ha"]["found"].startswith(__version__)
+    assert items["Python"]["state"] == "ok"
+    assert {"GPU", "voices", "disk", "memory", "esphome", "tensorflow", "tflite-micro"} <= items.keys()
+    for item in items.values():
+        assert item["state"] == "ok" or item["way_out"]
+    assert answer.code == int(any(item["state"] == "broken" for item in items.values()))
+
+
+def test_doctor_does_not_load_tensorflow():
+    script = "import sys; from mww_ha.doctor import examine; examine(None); sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_doctor_notices_a_lost_and_a_stray_sound_file(project: Project):
+    (project.audio_dir / "ab").mkdir(parents=True)
+    for name in ("kept", "stray"):
+        (project.audio_dir / "ab" / f"{name}.flac").write_bytes(b"sound")
+    clip = {"sha256": "0", "label": Label.WAKE, "origin": Origin.RECORDED, "duration_s": 1.0}
+    project.catalogue.add_clips(Clip(id=name, path=f"audio/ab/{name}.flac", **clip) for name in ("kept", "lost"))
+    found = {item.name: item for item in doctor.examine(project.root)}
+    assert found["catalogue"].state == "ok"
+    assert found["sound files"].state == "broken"
+    assert "lost.flac" in found["sound files"].found
+    assert "stray.flac" in found["stray files"].found
+
+
+def test_doctor_notices_a_damaged_catalogue_and_exits_with_1(ask: Ask, project: Project):
+    project.catalogue.close()
+    for path in project.root.glob("catalogue.sqlite-*"):
+        path.unlink()
+    path = project.root / "catalogue.sqlite"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
+    answer = ask("doctor", "--project", str(project.root))
+    assert answer.code == 1
+    assert "broken catalogue" in answer.out
+    assert "keep a copy" in answer.out
