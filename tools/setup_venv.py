@@ -1,7 +1,8 @@
 """Makes or renews the private environment in ``.venv`` from a hash-pinned lock file. Standard library only.
 
 A copy of the lock file inside the environment, written last, says that it is complete. Without one the
-environment is made again from the start; pip's own cache saves the downloads. One set-up runs at a time.
+environment is made again from the start; pip's own cache saves the downloads. One set-up runs at a time: its
+child processes hold the same lock, so that one that outlives a killed set-up is waited for too.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main(lock_name: str) -> int:
         if stamp.is_file() and stamp.read_bytes() == wanted:
             return 0
         started = time.monotonic()
-        code = install(lock)
+        code = install(lock, guard.fileno())
         if code == 0:
             part = stamp.with_suffix(".part")
             part.write_bytes(wanted)
@@ -48,7 +49,7 @@ def main(lock_name: str) -> int:
         return code
 
 
-def install(lock: Path) -> int:
+def install(lock: Path, guard: int) -> int:
     """Everything ``lock`` names, and a path file for this checkout."""
     stamps = list(VENV.glob("installed-*"))
     free_gb = shutil.disk_usage(ROOT).free / 1e9
@@ -67,14 +68,15 @@ def install(lock: Path) -> int:
             " some minutes"
         )
         shutil.rmtree(VENV, ignore_errors=True)
-        made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "venv", str(VENV)]
+        made = subprocess.run(command, capture_output=True, text=True, check=False, pass_fds=[guard])
         if made.returncode:
             why = (made.stdout + made.stderr).strip()
             say(f"python -m venv failed: {why}", "Debian, Ubuntu: sudo apt install python3-venv")
             return 4
     for stamp in stamps:
         stamp.unlink()
-    code = pip_install(lock)
+    code = pip_install(lock, guard)
     if code == 0:
         [site] = (VENV / "lib").glob("python3.*/site-packages")
         # Relative to its own folder, so that a moved checkout still finds itself.
@@ -82,7 +84,7 @@ def install(lock: Path) -> int:
     return code
 
 
-def pip_install(lock: Path) -> int:
+def pip_install(lock: Path, guard: int) -> int:
     """Runs pip with one line of news on a terminal and the whole story in the log."""
     command = [
         str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check",
@@ -92,7 +94,9 @@ def pip_install(lock: Path) -> int:
     total = sum(1 for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line)
     seen = 0
     with LOG.open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1, pass_fds=[guard]
+        )
         signal.signal(signal.SIGTERM, lambda *_: (process.terminate(), sys.exit(130)))
         assert process.stdout is not None
         try:
