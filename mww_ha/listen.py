@@ -1,0 +1,235 @@
+"""Sound of any length → detections, through the device-exact detector, while it is heard.
+
+A file, a microphone (``sounddevice``, else the system's ``parec`` or ``arecord``), or raw samples on standard input.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mww_ha import audio, detector, frontend
+from mww_ha.detector import Detection
+from mww_ha.errors import InputError, MissingDependencyError, ToolError
+from mww_ha.schema import SAMPLE_RATE_HZ, Progress, ProgressSink, no_progress
+
+Samples = NDArray[np.int16]
+
+_BLOCK_S = 10.0  # of a file
+_LIVE_SAMPLES = 640  # 40 ms: a detection is printed that late at most
+
+_RECORDERS = (
+    ("parec", ["--format=s16le", f"--rate={SAMPLE_RATE_HZ}", "--channels=1", "--latency-msec=40", "--raw"]),
+    ("arecord", ["-q", "-t", "raw", "-f", "S16_LE", "-r", str(SAMPLE_RATE_HZ), "-c", "1"]),
+    ("rec", ["-q", "-t", "raw", "-e", "signed", "-b", "16", "-r", str(SAMPLE_RATE_HZ), "-c", "1", "-"]),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What a model made of a whole file."""
+
+    detections: tuple[Detection, ...]
+    duration_s: float
+    peak: float  # highest mean of a window, 0.0 to 1.0, whether it was a detection or not
+    peak_s: float  # when that window ended
+
+
+class Listener:
+    """Frontend, model and decision in a row; samples in, detections out."""
+
+    def __init__(self, manifest: detector.Manifest, *, cutoff: float | None = None, window: int | None = None) -> None:
+        self._model = detector.load_model(manifest)
+        self._frontend = frontend.Frontend()
+        self._window = manifest.sliding_window if window is None else window
+        level = manifest.cutoff if cutoff is None else detector.cutoff_of_probability(cutoff)
+        self._detector = detector.Detector(cutoff=level, window=self._window, stride=self._model.stride)
+        self._recent = np.zeros(self._window, dtype=np.uint8)
+        self._steps = 0
+        self._samples = 0
+        self._peak_sum = 0
+        self._peak_step = -1
+
+    def push(self, samples: Samples) -> list[Detection]:
+        """The next samples, any number of them."""
+        scores = self._model.scores(frontend.quantize_features(self._frontend.process(samples)))
+        self._samples += len(samples)
+        if len(scores):
+            line = np.concatenate([self._recent, scores])
+            running = np.concatenate([[0], np.cumsum(line, dtype=np.int64)])
+            sums = running[self._window + 1 :] - running[1 : len(scores) + 1]
+            best = int(np.argmax(sums))
+            if sums[best] > self._peak_sum:
+                self._peak_sum, self._peak_step = int(sums[best]), self._steps + best
+            self._recent = line[len(scores) :]
+            self._steps += len(scores)
+        return self._detector.push(scores)
+
+    def heard(self, detections: Iterable[Detection]) -> Heard:
+        """The sum of it, given the detections so far."""
+        return Heard(
+            detections=tuple(detections),
+            duration_s=self._samples / SAMPLE_RATE_HZ,
+            peak=self._peak_sum / self._window / 255,
+            peak_s=detector.step_time_s(self._peak_step, self._model.stride) if self._peak_step >= 0 else 0.0,
+        )
+
+
+def hear_file(
+    path: Path,
+    manifest_path: Path,
+    *,
+    cutoff: float | None = None,
+    window: int | None = None,
+    report: ProgressSink = no_progress,
+) -> Heard:
+    """All detections in a sound file of any length, and its highest score.
+
+    ``cutoff`` (0.0 to 1.0) and ``window`` replace the manifest's. The frontend starts cold and the detector is deaf
+    for its first second, as a device just switched on. Raises AudioFileError, ManifestError, ModelFileError.
+    """
+    listener = Listener(detector.load_manifest(manifest_path), cutoff=cutoff, window=window)
+    found: list[Detection] = []
+    for block in audio.read_blocks(path, _BLOCK_S):
+        found += listener.push(block)
+        heard_s = listener.heard(()).duration_s
+        report(Progress(stage="listen", message=path.name, done=round(heard_s, 1), total=0, unit="s"))
+    return listener.heard(found)
+
+
+def listen_file(
+    path: Path,
+    manifest_path: Path,
+    *,
+    cutoff: float | None = None,
+    window: int | None = None,
+    report: ProgressSink = no_progress,
+) -> list[Detection]:
+    """The detections of ``hear_file``."""
+    return list(hear_file(path, manifest_path, cutoff=cutoff, window=window, report=report).detections)
+
+
+def listen_blocks(
+    blocks: Iterable[Samples], manifest: detector.Manifest, *, cutoff: float | None = None, window: int | None = None
+) -> Iterator[Detection]:
+    """Detections in int16 blocks as they come; times count from the first sample."""
+    listener = Listener(manifest, cutoff=cutoff, window=window)
+    for block in blocks:
+        yield from listener.push(block)
+
+
+def listen_stream(
+    stream: IO[bytes], manifest_path: Path, *, cutoff: float | None = None, window: int | None = None
+) -> Iterator[Detection]:
+    """Detections in raw samples (16 kHz, mono, int16 little-endian) from a pipe, until it ends.
+
+    Raises InputError when the stream begins like a sound file.
+    """
+    manifest = detector.load_manifest(manifest_path)
+    yield from listen_blocks(_raw_blocks(stream), manifest, cutoff=cutoff, window=window)
+
+
+def listen_microphone(
+    manifest_path: Path,
+    *,
+    cutoff: float | None = None,
+    window: int | None = None,
+    report: ProgressSink = no_progress,
+) -> Iterator[Detection]:
+    """Detections from this computer's microphone until the caller stops or Ctrl-C.
+
+    Raises MissingDependencyError when there is no way to record, ToolError when recording fails.
+    """
+    manifest = detector.load_manifest(manifest_path)
+    with _microphone() as (name, blocks):
+        report(Progress(stage="listen", message=f"listening with {name} for {manifest.wake_word!r}"))
+        yield from listen_blocks(blocks, manifest, cutoff=cutoff, window=window)
+
+
+def _raw_blocks(stream: IO[bytes]) -> Iterator[Samples]:
+    rest = b""
+    first = True
+    read = getattr(stream, "read1", stream.read)  # what is there, without waiting for a full block
+    while content := read(2 * _LIVE_SAMPLES):
+        if first and content[:4] in {b"RIFF", b"fLaC", b"OggS", b"ID3\x03", b"ID3\x04"}:
+            raise InputError(
+                "standard input holds a sound file, not raw samples",
+                hint="name the file instead, or convert: ffmpeg -i IN -f s16le -ar 16000 -ac 1 -",
+            )
+        first = False
+        content = rest + content
+        whole = len(content) // 2 * 2
+        rest = content[whole:]
+        yield np.frombuffer(content[:whole], dtype="<i2")
+
+
+@contextmanager
+def _microphone() -> Iterator[tuple[str, Iterator[Samples]]]:
+    """Name and blocks of the first way to record that is there."""
+    try:
+        import sounddevice
+    except (ImportError, OSError):  # OSError: the package is there, the PortAudio library is not
+        with _recorder() as found:
+            yield found
+        return
+    heard: queue.Queue[bytes] = queue.Queue()
+
+    def take(content: object, _frames: int, _time: object, _status: object) -> None:
+        heard.put(bytes(content))  # type: ignore[call-overload]
+
+    def blocks() -> Iterator[Samples]:
+        while True:
+            yield np.frombuffer(heard.get(), dtype="<i2")
+
+    try:
+        stream = sounddevice.RawInputStream(
+            samplerate=SAMPLE_RATE_HZ, channels=1, dtype="int16", blocksize=_LIVE_SAMPLES, callback=take
+        )
+    except sounddevice.PortAudioError as error:
+        raise ToolError(f"the microphone cannot be opened: {error}", hint="check that one is connected") from None
+    with stream:
+        yield "sounddevice", blocks()
+
+
+@contextmanager
+def _recorder() -> Iterator[tuple[str, Iterator[Samples]]]:
+    for name, arguments in _RECORDERS:
+        program = shutil.which(name)
+        if program is None:
+            continue
+        process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            yield name, _raw_blocks(process.stdout)
+            if process.wait() != 0:
+                detail = process.stderr.read().decode(errors="replace").strip().splitlines()
+                raise ToolError(
+                    f"{name} stopped: {detail[-1] if detail else 'no reason given'}",
+                    hint="check that a microphone is connected and not in use",
+                )
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+        return
+    raise MissingDependencyError(
+        "no way to record from a microphone",
+        hint="pip install sounddevice, or install parec (pulseaudio-utils) or arecord (alsa-utils)",
+    )
+
+
+def standard_input() -> IO[bytes]:
+    """Raw samples from a pipe, for ``listen -``."""
+    return sys.stdin.buffer
