@@ -41,6 +41,7 @@ def altered(samples: audio.Samples, rng: np.random.Generator) -> audio.Samples:
 
 
 def main() -> int:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("MWW_DATA"))
     parser.add_argument("--altered", action="store_true")

@@ -1,9 +1,10 @@
-"""Writes import manifests for a folder of public audio with a ``manifest.tsv`` (path, role, label, seconds, speaker,
-take_group, licence, source): negatives, noise, room responses and, for one wake word, the takes of some of the people.
+r"""Writes import manifests for a folder of public audio with a ``manifest.tsv`` (path, role, label,
+seconds, speaker, take_group, licence, source): negatives, noise, room responses and, for one wake word, the takes of some people.
 
     tools/mww_data_manifest.py --data $MWW_DATA --out all.tsv --word "smart mirror" --side train --speakers-share 0.6
     mww-ha import --manifest all.tsv
-    tools/mww_data_manifest.py --data $MWW_DATA --out test.tsv --word "smart mirror" --side test --only-word --links bench
+    tools/mww_data_manifest.py --data $MWW_DATA --out test.tsv --word "smart mirror" --side test --only-word \
+        --links bench
 
 Whole people go to one side: speakers are ordered by a hash and the first share of them trains. ``--links`` makes a
 folder of links to the takes, one per take group, for ``mww-ha evaluate --wake``.
@@ -30,6 +31,7 @@ def choose_speakers(speakers: set[str], share: float, salt: str) -> set[str]:
 
 
 def main() -> int:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("MWW_DATA"), help="default: $MWW_DATA")
     parser.add_argument("--out", type=Path, required=True, help="manifest to write")

@@ -156,8 +156,8 @@ def split_clips(
         known = sorted({clip.speaker for clip in clips if clip.label is Label.WAKE and clip.speaker})
         names = f" ({', '.join(known[:5])})" if known else ""
         raise DataError(
-            f"the wake word is said by {wake} {'speaker' if wake == 1 else 'speakers'}{names}; a split needs {MIN_GROUPS}",
-            hint="synthesize more voices (mww-ha synthesize), or import people with --speaker NAME or --speaker @folder",
+            f"the wake word has {wake} {'speaker' if wake == 1 else 'speakers'}{names}; a split needs {MIN_GROUPS}",
+            hint="synthesize more voices (mww-ha synthesize), or import more people with --speaker NAME",
         )
     sides = _assign(groups, settings)
     assignment = {clip.id: side for group, side in zip(groups, sides, strict=True) for clip in group}
