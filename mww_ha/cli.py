@@ -94,8 +94,10 @@ class Session:
         return self.root
 
     def show(self, result: Any, text: str | None = None) -> None:
-        """The result: one JSON line, or ``text``, or its fields one a line."""
+        """The result: one JSON line, or ``text``, or what its own ``text()`` says, or its fields one a line."""
         self.close_view()
+        if text is None and hasattr(result, "text"):
+            text = result.text()
         if self.as_json:
             print(json.dumps({"type": "result", "result": plain(result)}), flush=True)
         else:
@@ -312,27 +314,27 @@ def import_(
 @click.pass_obj
 def synthesize(session: Session, show_confusables: bool, limit: int | None) -> None:
     """Make speech: the phrase, what sounds like it, sentences."""
-    import mww_ha.synthesize
-
     project = session.open_project()
     if not show_confusables:
-        session.show(mww_ha.synthesize.run(project, report=session.report))
+        from mww_ha import pipeline
+
+        session.show(pipeline.run_stage(project, "synthesize", report=session.report))
         return
     from mww_ha.synthesize.confusables import show_confusables as list_confusables
 
     settings = project.settings
     count = limit or settings.synthesize.confusable_phrases
     found = list_confusables(settings.phrase, settings.language, count)
-    session.show(found, "\n".join(f"{c.distance:6.2f}  {c.text}" for c in found))
+    session.show(found, "\n".join(f"{c.distance:5.2f}  {c.kind:<9}  {c.text}" for c in found))
 
 
 @cli.command()
 @click.pass_obj
 def prepare(session: Session) -> None:
     """Split by voice, place in running background, compute features."""
-    import mww_ha.prepare
+    from mww_ha import pipeline
 
-    session.show(mww_ha.prepare.run(session.open_project(), report=session.report))
+    session.show(pipeline.run_stage(session.open_project(), "prepare", report=session.report))
 
 
 @cli.command()
@@ -340,11 +342,11 @@ def prepare(session: Session) -> None:
 @click.pass_obj
 def train(session: Session, seed: int | None) -> None:
     """Train on the newest features. An interrupted training goes on where it stopped."""
-    import mww_ha.train
+    from mww_ha import pipeline
 
     if seed is not None:
         session.overrides["train.seed"] = str(seed)
-    session.show(mww_ha.train.run(session.open_project(), report=session.report))
+    session.show(pipeline.run_stage(session.open_project(), "train", report=session.report))
 
 
 @cli.command()
@@ -352,7 +354,10 @@ def train(session: Session, seed: int | None) -> None:
 @click.option("--wake", type=_DIRECTORY, help="Folder of clips with the wake word (with --model).")
 @click.option("--ambient", type=_DIRECTORY, help="Folder of long sound without it (with --model).")
 @click.option("--lures", type=_DIRECTORY, help="Folder of clips with other words (with --model).")
+@click.option("--background", type=_DIRECTORY, help="Folder of noise to put under the clips (with --model).")
+@click.option("--snr-db", type=float, default=10.0, show_default=True, help="Speech above that noise.")
 @click.option("--json", "json_out", is_flag=False, flag_value="-", default=None, metavar="[OUT]", help="Write JSON.")
+@click.option("--html", type=_FILE, metavar="OUT", help="Write a page with plots (with --model).")
 @click.pass_obj
 def evaluate(
     session: Session,
@@ -360,7 +365,10 @@ def evaluate(
     wake: Path | None,
     ambient: Path | None,
     lures: Path | None,
+    background: Path | None,
+    snr_db: float,
     json_out: str | None,
+    html: Path | None,
 ) -> None:
     """Measure how often a model wakes, rightly and wrongly.
 
@@ -370,31 +378,40 @@ def evaluate(
     session.as_json = session.as_json or json_out == "-"
     out = Path(json_out) if json_out not in (None, "-") else None
     if model is None:
-        if wake or ambient or lures:
-            raise click.UsageError("--wake, --ambient and --lures go with --model M.json")
-        import mww_ha.evaluate
-
-        report = mww_ha.evaluate.run(session.open_project(), report=session.report)
-    else:
-        from mww_ha.evaluate import evaluate_model
-
-        if wake is None and ambient is None and lures is None:
-            raise click.UsageError("name sound to judge it on: --wake DIR, --ambient DIR, --lures DIR")
-        report = evaluate_model(model, wake=wake, ambient=ambient, lures=lures, report=session.report)
-    if out is not None:
+        if wake or ambient or lures or background or html:
+            raise click.UsageError("--wake, --ambient, --lures, --background and --html go with --model M.json")
+        from mww_ha import pipeline
         from mww_ha.store import write_json
 
-        write_json(out, plain(report))
-    session.show(report)
+        result = pipeline.run_stage(session.open_project(), "evaluate", report=session.report)
+        if out is not None:
+            write_json(out, plain(result))
+        session.show(result)
+        return
+    from mww_ha.evaluate.folders import evaluate_model
+
+    session.show(
+        evaluate_model(
+            model,
+            wake,
+            ambient,
+            lures,
+            background=background,
+            snr_db=snr_db,
+            json_out=out,
+            html_out=html,
+            report=session.report,
+        )
+    )
 
 
 @cli.command()
 @click.pass_obj
 def export(session: Session) -> None:
     """Make the model file, once all checks vouch for it."""
-    import mww_ha.export
+    from mww_ha import pipeline
 
-    session.show(mww_ha.export.run(session.open_project(), report=session.report))
+    session.show(pipeline.run_stage(session.open_project(), "export", report=session.report))
 
 
 @cli.command()
@@ -625,10 +642,16 @@ def voices_list(session: Session, language: str | None) -> None:
 @click.pass_obj
 def voices_download(session: Session, name: str | None, language: str | None) -> None:
     """Fetch a Piper voice: NAME, or the one recommended for the language."""
-    from mww_ha.synthesize.voices import download_voice
+    from mww_ha.synthesize.voices import download_voice, recommend_voice, user_voices_dir
 
-    path = download_voice(name, language=language or "en", report=session.report)
-    session.show({"voice": path}, str(path))
+    if language is None:
+        language = "en"
+        with contextlib.suppress(InputError):  # voices are shared by all projects, but one may be open
+            language = session.open_project().settings.language
+    chosen = name or recommend_voice(language)
+    session.report(Progress(stage="voices", message=f"downloading {chosen}"))
+    path = download_voice(chosen, user_voices_dir())
+    session.show({"voice": path}, f"{path}: used by every project from now on")
 
 
 @cli.group()
@@ -640,19 +663,29 @@ def corpora() -> None:
 @click.pass_obj
 def corpora_list(session: Session) -> None:
     """List what can be downloaded, with size and licence."""
-    from mww_ha.record.corpora import list_corpora
+    from mww_ha.record.corpora import CORPORA, read_ledger
 
-    session.show(list_corpora())
+    here = read_ledger(_corpora_dir())
+    rows: list[tuple[Any, ...]] = [("name", "MB", "here", "licence", "what")]
+    rows += [(c.name, f"{c.megabytes:,}", "yes" if c.name in here else "", c.licence, c.what) for c in CORPORA]
+    session.show([{**plain(c), "here": c.name in here} for c in CORPORA], _table(rows))
 
 
 @corpora.command("download")
 @click.argument("name")
 @click.pass_obj
 def corpora_download(session: Session, name: str) -> None:
-    """Download a corpus and take it into the project."""
-    from mww_ha.record.corpora import download_corpus
+    """Download a corpus, once for all projects, and take it into this one."""
+    from mww_ha.record.corpora import find_corpus, import_corpus
 
-    session.show(download_corpus(session.open_project(), name, report=session.report))
+    corpus = find_corpus(name)
+    session.show(import_corpus(session.open_project(), corpus, _corpora_dir(), report=session.report))
+
+
+def _corpora_dir() -> Path:
+    from mww_ha.synthesize.voices import user_voices_dir
+
+    return user_voices_dir().parent / "corpora"
 
 
 @cli.command()
