@@ -1,5 +1,7 @@
-r"""Writes import manifests for a folder of public audio with a ``manifest.tsv`` (path, role, label,
-seconds, speaker, take_group, licence, source): negatives, noise, room responses and, for one wake word, the takes of some people.
+r"""Writes import manifests for a folder of public audio with a ``manifest.tsv``.
+
+Its columns are path, role, label, seconds, speaker, take_group, licence, source. Written are negatives, noise, room
+responses and, for one wake word, the takes of some people:
 
     tools/mww_data_manifest.py --data $MWW_DATA --out all.tsv --word "smart mirror" --side train --speakers-share 0.6
     mww-ha import --manifest all.tsv
