@@ -46,6 +46,7 @@ _SPEEDS = "synthesize speeds"  # how fast the slow engines are here: kept, so th
 _JOB_ITEMS = {"espeak": 48}
 _JOB_ITEMS_SLOW = 6
 _DROP_AFTER = 8  # clips of a voice before it can be dropped
+_DROP_AFTER_FAILED = 3
 _DROP_SHARE = 0.5  # of rejected ones
 
 
@@ -88,20 +89,14 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> SynthesizeRe
         made = 0
         done = len(plan) - len(todo)
         report(Progress(stage=STAGE, message="speaking", done=done, total=len(plan), unit="clips"))
-        tried: Counter[str] = Counter()
-        failures: Counter[str] = Counter()
+        ledger = _Ledger(dropped)
         for answer in pool.answers(_jobs(todo, project.root, dropped)):
             clips = [_clip(fields) for fields in answer["clips"]]
             made += project.catalogue.add_clips(clips)
-            tried.update(clip.speaker for clip in clips)
+            ledger.note_made(clip.speaker for clip in clips)
             for voice_id, reason, detail in answer["rejected"]:
                 rejected[reason] += 1
-                tried[voice_id] += 1
-                failures[voice_id] += 1
-                if tried[voice_id] >= _DROP_AFTER and failures[voice_id] > _DROP_SHARE * tried[voice_id]:
-                    dropped.setdefault(
-                        voice_id, f"{failures[voice_id]} of {tried[voice_id]} clips {reason} {detail}".strip()
-                    )
+                ledger.note_rejected(voice_id, reason, detail)
             done += len(clips) + len(answer["rejected"])
             report(Progress(stage=STAGE, message="speaking", done=done, total=len(plan), unit="clips"))
     return _result(project, voices, made, rejected, dropped, phrase.warnings, time.monotonic() - started)
@@ -181,7 +176,7 @@ def _time_group(engine: str) -> str:
 
 
 def _engine_speeds(project: Project, voices: Sequence[Voice], pool: _Pool) -> dict[str, Speed]:
-    """Measured once for a set of voices and kept. Engines that fail are left out of nothing: their clips tell."""
+    """Measured once for a set of voices and kept, so that a resumed plan is the same. A failing one counts as slow."""
     key = digest([voice.id for voice in voices])
     known = project.catalogue.stage(_SPEEDS)
     if known is not None and known[0] == key:
@@ -215,6 +210,28 @@ def _jobs(todo: Sequence[Utterance], root: Path, dropped: Mapping[str, str]) -> 
             items = [u.as_item() for u in utterances[start : start + size] if u.voice.id not in dropped]
             if items:
                 yield {"root": str(root), "items": items}
+
+
+class _Ledger:
+    """Counts what becomes of each voice's clips and fills ``dropped`` with the voices to be given up."""
+
+    def __init__(self, dropped: dict[str, str]) -> None:
+        self._dropped = dropped
+        self._tried: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
+
+    def note_made(self, voice_ids: Iterable[str]) -> None:
+        """Clips that are good."""
+        self._tried.update(voice_ids)
+
+    def note_rejected(self, voice_id: str, reason: str, detail: str) -> None:
+        """One that is not. A voice whose engine fails is given up sooner: each failure may cost a timeout."""
+        self._tried[voice_id] += 1
+        self._rejected[voice_id] += 1
+        tried, count = self._tried[voice_id], self._rejected[voice_id]
+        if count > _DROP_SHARE * tried and tried >= (_DROP_AFTER_FAILED if reason == "failed" else _DROP_AFTER):
+            why = f"{count} of {tried} clips rejected, the last as {reason}"
+            self._dropped.setdefault(voice_id, f"{why}: {detail}" if detail else why)
 
 
 def _clip(fields: Mapping[str, Any]) -> Clip:

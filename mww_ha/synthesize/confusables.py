@@ -36,7 +36,7 @@ class Confusable:
 
 
 # Consonants by manner and voice, each with its place: 0 lips to 10 glottis. Manners are near each other as their rows are.
-_MANNERS = {"stop": 0.0, "affricate": 0.6, "fricative": 1.0, "nasal": 2.4, "lateral": 3.1, "trill": 3.2, "glide": 3.5}
+_MANNERS = dict(stop=0.0, affricate=0.6, fricative=1.0, nasal=2.4, lateral=3.1, trill=3.2, glide=3.5)
 _CONSONANT_ROWS = """
 stop voiceless p:0 t:3 ʈ:4.5 c:6 k:7 q:8 ʔ:10
 stop voiced b:0 d:3 ɖ:4.5 ɟ:6 ɡ:7 g:7 ɢ:8
@@ -44,7 +44,7 @@ affricate voiceless pf:0.5 ts:3 tʃ:4 tɕ:5
 affricate voiced dz:3 dʒ:4 dʑ:5
 fricative voiceless ɸ:0 f:1 θ:2 s:3 ɬ:3 ʃ:4 ʂ:4.5 ɕ:5 ç:6 x:7 χ:8 ħ:9 h:10
 fricative voiced β:0 v:1 ð:2 z:3 ɮ:3 ʒ:4 ʐ:4.5 ʑ:5 ʝ:6 ɣ:7 ʁ:8 ʕ:9 ɦ:10
-nasal voiced m:0 ɱ:1 n:3 ɳ:4.5 ɲ:6 ŋ:7
+nasal voiced ɴ:8 m:0 ɱ:1 n:3 ɳ:4.5 ɲ:6 ŋ:7
 lateral voiced l:3 ɫ:3.5 ɭ:4.5 ʎ:6
 trill voiced r:3 ɾ:3 ʀ:8
 glide voiceless ʍ:0.5
@@ -52,7 +52,8 @@ glide voiced w:0.5 ʋ:1 ɹ:3.5 ɻ:5 ɥ:5 j:6 ɰ:7
 """
 # Vowels with openness (0 close to 6 open) and backness (0 front to 4 back).
 _VOWEL_ROWS = """
-spread i:0,0 ɨ:0,2 ɯ:0,4 ɪ:1,0.6 ᵻ:1,1.5 e:2,0 ɘ:2,2 ɤ:2,4 ə:3,2 ɚ:3,2.2 ɛ:4,0 ɜ:3.6,2 ɝ:3.6,2.2 ʌ:4,3 æ:5,0 ɐ:5,2 a:6,0.8 ɑ:6,4
+spread i:0,0 ɨ:0,2 ɯ:0,4 ɪ:1,0.6 ᵻ:1,1.5 e:2,0 ɘ:2,2 ɤ:2,4 ə:3,2 ɚ:3,2.2 ɛ:4,0 ɜ:3.6,2 ɝ:3.6,2.2
+spread ʌ:4,3 æ:5,0 ɐ:5,2 a:6,0.8 ɑ:6,4
 rounded y:0,0 ʉ:0,2 u:0,4 ʏ:1,0.6 ʊ:1,3.4 ø:2,0 ɵ:2,2 o:2,4 œ:4,0 ɞ:4,2 ɔ:4,4 ɶ:6,0 ɒ:6,4
 """
 

@@ -153,8 +153,9 @@ def _short_path(data: Path) -> Path:
 def language_files(data: Path) -> dict[str, list[str]]:
     """Voice files (``gmw/en-US``) by every language tag they declare, in the order of their names."""
     found: dict[str, list[str]] = {}
-    for path in sorted((data / "lang").glob("*/*")):
-        name = f"{path.parent.name}/{path.name}"
+    folder = data / "lang"
+    for path in sorted(path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()):
+        name = path.relative_to(folder).as_posix()
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             words = line.split()
             if len(words) >= 2 and words[0] == "language":
@@ -199,7 +200,7 @@ _SCRIPTS = ("latn", "shaw", "cyrl", "arab")
 
 
 def _file_tag(file: str) -> str:
-    return file.partition("/")[2]
+    return file.rpartition("/")[2]
 
 
 def known_languages(data: Path) -> list[str]:

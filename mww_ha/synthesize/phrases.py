@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,7 @@ def check_phrase(phrase: str, language: str) -> CheckedPhrase:
             f"the phrase has {len(text)} characters, at most {MAX_PHRASE_CHARACTERS} fit into the 3 s a model hears",
             hint="two to four words work best",
         )
+    _check_script(text, language)
     words = tuple(tuple(word) for word in espeak.load().phonemes([text], voices.phoneme_voice(language))[0])
     if not any(words):
         raise PhraseError(
@@ -65,6 +67,23 @@ def check_phrase(phrase: str, language: str) -> CheckedPhrase:
         )
     checked = CheckedPhrase(text=text, words=words, warnings=())
     return CheckedPhrase(text=text, words=words, warnings=tuple(_phrase_warnings(checked)))
+
+
+def _scripts(text: str) -> set[str]:
+    """LATIN, CYRILLIC, CJK, ... of the letters."""
+    return {unicodedata.name(c, "UNKNOWN").split()[0] for c in text if c.isalpha()}
+
+
+def _check_script(text: str, language: str) -> None:
+    """Foreign letters are not always refused by voices: some spell them out, one by one."""
+    if not has_word_list(language):
+        return
+    counts = Counter(script for word in load_vocabulary(language).words[:2000] for script in _scripts(word))
+    if foreign := sorted(script for script in _scripts(text) if counts[script] < 5):
+        raise PhraseError(
+            f"{text!r} is not written in the letters of language {language!r} ({', '.join(foreign).lower()})",
+            hint="set language in project.yaml to that of the phrase, or write it as that language would",
+        )
 
 
 def _phrase_warnings(phrase: CheckedPhrase) -> list[str]:

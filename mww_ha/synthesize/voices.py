@@ -58,6 +58,7 @@ class Delivery:
     liveliness: float = 0.0  # -1 (monotone) to 1 (lively), 0: the voice's own
     gap_ms: int = 0  # extra pause between words
     emphasis: int = -1  # index of the stressed word, -1: none
+    stature: float = 0.0  # -1 (a smaller person: all higher and faster) to 1; made by the rate, so any engine follows
     mix: float = 0.5  # for a mixture of two speakers: share of the second
     seed: int = 0  # for engines that draw random numbers
 
@@ -78,6 +79,7 @@ def draw_delivery(rng: np.random.Generator, words: int) -> Delivery:
         liveliness=round(float(rng.uniform(-1, 1)), 3),
         gap_ms=int(rng.integers(1, 9)) * 10 if rng.random() < 0.2 else 0,
         emphasis=int(rng.integers(words)) if words > 0 and rng.random() < 0.4 else -1,
+        stature=round(float(rng.uniform(-1, 1)), 3),
         mix=round(float(rng.uniform(0.25, 0.75)), 3),
         seed=int(rng.integers(1 << 31)),
     )

@@ -30,11 +30,12 @@ from mww_ha.synthesize.voices import Delivery, Engine, Samples, Voice
 CLIP_MARGIN_S = 0.05
 """Every synthesized clip has exactly this much around what is said: the word ends this long before the clip does."""
 
-_CLIPPED = 32_700  # int16; 24 dB of headroom mean that a sound one never gets here
+_CLIPPED = 32_700  # int16
 _CLIPPED_SAMPLES = 12
 _CEILING = 0.9  # peaks above are turned down before resampling, which can overshoot
 _SILENT_PEAK = 300  # int16, -41 dBFS: the quietest voice is 15 dB above
 _TAIL_S = 0.008
+_STATURE = 1.08  # the length of one grown-up's vocal tract against another's
 
 
 def shape_clip(samples: Samples, rate_hz: int, *, min_s: float, max_s: float) -> Samples | str:
@@ -144,6 +145,7 @@ class Worker:
             samples, rate_hz = self.speak(item["text"], voice, delivery)
         except (MwwError, AudioFileError) as error:
             return "failed", str(error)
+        rate_hz = round(rate_hz * _STATURE**-delivery.stature)
         shaped = shape_clip(samples, rate_hz, min_s=item["min_s"], max_s=item["max_s"])
         if isinstance(shaped, str):
             return shaped, ""

@@ -44,17 +44,17 @@ def find_voices(language: str, address: str) -> list[Voice]:
             if not voice.installed or not matching:
                 continue
             licence = voice.attribution.name if voice.attribution else ""
-            for speaker in [entry.name for entry in voice.speakers or []] or [""]:
-                found.append(
-                    Voice(
-                        engine="wyoming",
-                        name=f"{program.name}/{voice.name}",
-                        language=matching[0].replace("_", "-"),
-                        speaker=speaker,
-                        path=address,
-                        licence=f"by {licence}" if licence else "",
-                    )
+            found += [
+                Voice(
+                    engine="wyoming",
+                    name=f"{program.name}/{voice.name}",
+                    language=matching[0].replace("_", "-"),
+                    speaker=speaker,
+                    path=address,
+                    licence=f"by {licence}" if licence else "",
                 )
+                for speaker in [entry.name for entry in voice.speakers or []] or [""]
+            ]
     return found
 
 
