@@ -28,6 +28,7 @@ from mww_ha.errors import InputError, JobStoppedError, MissingDependencyError, M
 from mww_ha.schema import Progress
 
 if TYPE_CHECKING:
+    from mww_ha.detector import Detection
     from mww_ha.progress import View
     from mww_ha.store import Project
 
@@ -581,7 +582,7 @@ def _table(rows: Sequence[tuple[Any, ...]]) -> str:
 
 
 @cli.command()
-@click.argument("file", type=_FILE, required=False)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), required=False)
 @click.option("--microphone", is_flag=True, help="Listen to this computer's microphone instead of a file.")
 @click.option("--model", type=_FILE, required=True, metavar="M.json", help="Any ESPHome v2 manifest.")
 @click.option("--cutoff", type=click.FloatRange(0, 1), default=None, help="Instead of the manifest's.")
@@ -590,19 +591,35 @@ def _table(rows: Sequence[tuple[Any, ...]]) -> str:
 def listen(
     session: Session, file: Path | None, microphone: bool, model: Path, cutoff: float | None, window: int | None
 ) -> None:
-    """Print detections in FILE, exactly as the device makes them."""
+    """Print detections in FILE, exactly as the device makes them.
+
+    FILE - reads raw samples (16 kHz, mono, int16) from standard input as they come.
+    """
     if (file is None) != microphone:
         raise click.UsageError("name a file, or --microphone")
     from mww_ha import listen as listening
 
-    if file is not None:
-        detections = listening.listen_file(file, model, cutoff=cutoff, window=window, report=session.report)
-        lines = [f"{d.time_s:9.2f} s  score {d.score:.3f}" for d in detections]
-        session.show(detections, "\n".join(lines or ["no detection"]))
+    if file is not None and file != Path("-"):
+        heard = listening.hear_file(file, model, cutoff=cutoff, window=window, report=session.report)
+        lines = [_detection_line(found) for found in heard.detections]
+        if not lines:
+            lines = [
+                f"no detection in {heard.duration_s:.1f} s; highest score {heard.peak:.3f} at {heard.peak_s:.2f} s"
+            ]
+        session.show(heard, "\n".join(lines))
         return
-    for d in listening.listen_microphone(model, cutoff=cutoff, window=window, report=session.report):
-        line = {"type": "detection", **plain(d)} if session.as_json else f"{d.time_s:9.2f} s  score {d.score:.3f}"
-        print(json.dumps(line) if session.as_json else line, flush=True)
+    if microphone:
+        detections = listening.listen_microphone(model, cutoff=cutoff, window=window, report=session.report)
+    else:
+        detections = listening.listen_stream(sys.stdin.buffer, model, cutoff=cutoff, window=window)
+    for found in detections:
+        session.close_view()
+        json_line = json.dumps({"type": "detection", **plain(found)})
+        print(json_line if session.as_json else _detection_line(found), flush=True)
+
+
+def _detection_line(found: Detection) -> str:
+    return f"{found.time_s:9.2f} s  score {found.score:.3f}"
 
 
 @cli.group()
@@ -713,9 +730,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command and exits: 0, 1 for a defect of ours, or the exit code of the error's class."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are not errors
     signal.signal(signal.SIGTERM, _stop)
-    session = Session()
-    session.as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
-    code = _run(session, arguments)
+    code = _run(Session(), list(sys.argv[1:] if arguments is None else arguments))
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     sys.exit(code)
@@ -725,10 +740,10 @@ def _stop(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _run(session: Session, arguments: Sequence[str] | None) -> int:
+def _run(session: Session, arguments: list[str]) -> int:
     try:
         # Not cli.main(): it would answer some of the errors below in its own way.
-        with cli.make_context("mww-ha", list(sys.argv[1:] if arguments is None else arguments), obj=session) as context:
+        with cli.make_context("mww-ha", list(arguments), obj=session) as context:
             cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
@@ -739,6 +754,7 @@ def _run(session: Session, arguments: Sequence[str] | None) -> int:
         print(error.format_message(), file=sys.stderr)
         return InputError.exit_code
     except click.ClickException as error:
+        session.as_json = session.as_json or "--json" in arguments  # it may stand behind what is wrong
         usage = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "mww-ha"
         return _fail(session, InputError(error.format_message(), hint=f"see: {usage} --help"))
     except MwwError as error:

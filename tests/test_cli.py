@@ -306,6 +306,34 @@ def test_runs_are_listed_and_two_are_compared_by_what_differs(ask: Ask, project:
     assert ask("runs", "compare", "a", "c", "--project", str(project.root)).code == 2
 
 
+@pytest.fixture
+def manifest() -> str:
+    """A model that somebody else made, with its manifest."""
+    package = pytest.importorskip("pymicro_wakeword")
+    [path] = Path(package.__file__).parent.rglob("alexa.json")
+    return str(path)
+
+
+def test_evaluate_writes_its_report_to_the_file_that_json_names(ask: Ask, tmp_path: Path, manifest: str):
+    write_wavs(tmp_path / "clips", 2)
+    answer = ask("evaluate", "--model", manifest, "--wake", "clips", "--json", "out.json")
+    assert answer.code == 0
+    assert answer.out.startswith("'Alexa'")
+    assert json.loads((tmp_path / "out.json").read_text())["wake_clips"] == 2
+    lines = ask("evaluate", "--model", manifest, "--wake", "clips", "--json").out.splitlines()
+    assert {json.loads(line)["type"] for line in lines[:-1]} == {"progress"}
+    assert json.loads(lines[-1])["result"]["wake_clips"] == 2
+
+
+def test_listen_needs_no_project_and_says_how_near_it_was(ask: Ask, tmp_path: Path, manifest: str):
+    write_wavs(tmp_path / "clips", 1, seconds=2.0)
+    answer = ask("listen", "clips/00000.wav", "--model", manifest)
+    assert answer.code == 0
+    assert "no detection in 2.0 s; highest score" in answer.out
+    assert json.loads(ask("listen", "clips/00000.wav", "--model", manifest, "--json").out.splitlines()[-1])["result"]
+    assert ask("listen", "clips/nothing.wav", "--model", manifest).code == 2
+
+
 # --- Progress --------------------------------------------------------------------------------------------------------
 
 
