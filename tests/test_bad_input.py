@@ -173,7 +173,7 @@ class _FullDisk:
     def __exit__(self, *exc):
         self.file.close()
 
-    def write(self, data):
+    def write(self, _):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -117,7 +117,7 @@ def test_known_speakers_of_one_session_may_be_parted():
 def test_too_few_speakers_is_an_error_that_counts_them(count):
     clips = [clip(f"{n}-{take}", f"p{n}") for n in range(count) for take in range(10)]
     clips += [clip(f"n{n}", label=Label.NOISE) for n in range(10)]
-    with pytest.raises(DataError, match=f"has {count} speaker.*needs 3") as caught:
+    with pytest.raises(DataError, match=f"has {count} speaker") as caught:
         split.split_clips(clips, SETTINGS, no_load)
     assert "--speaker" in caught.value.hint
 
@@ -232,7 +232,7 @@ def test_different_people_who_say_the_same_are_not_copies():
 
 def test_silence_is_not_a_copy_of_silence():
     clips = [clip(n, origin=Origin.IMPORTED) for n in range(3)]
-    assert split.find_near_duplicates(clips, lambda c: np.zeros(16000, np.int16)) == []
+    assert split.find_near_duplicates(clips, lambda _: np.zeros(16000, np.int16)) == []
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 511, 512, 513, 1600])

@@ -16,11 +16,16 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import hashlib
 import os
 import sys
 from collections import Counter
 from pathlib import Path
+
+from mww_ha import audio
+from mww_ha.prepare import split
+from mww_ha.schema import Clip, Label, Origin
 
 COLUMNS = ("path", "label", "speaker", "session", "take", "licence", "text", "language", "source")
 LABEL_OF_ROLE = {"speech_train": "speech", "noise": "noise", "rir": "rir"}
@@ -30,6 +35,18 @@ def choose_speakers(speakers: set[str], share: float, salt: str) -> set[str]:
     """The first ``share`` of the speakers in the order of a hash, rounded to whole people."""
     ordered = sorted(speakers, key=lambda name: hashlib.sha256(f"{salt}:{name}".encode()).hexdigest())
     return set(ordered[: round(share * len(ordered))])
+
+
+def name_copies(data: Path, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows with one ``take_group`` for all copies of a take: those the manifest names and those heard."""
+    blank = Clip(id="", path="", sha256="", label=Label.WAKE, origin=Origin.IMPORTED, duration_s=3.0)
+    clips = [
+        dataclasses.replace(blank, id=row["path"], path=row["path"], sha256=row["path"], take=row["take_group"])
+        for row in rows
+    ]
+    heard = split.find_near_duplicates(clips, lambda clip: audio.read_audio(data / clip.path))
+    name = {clip.id: min(c.take for c in group) for group in split.group_clips(clips, heard) for clip in group}
+    return [{**row, "take_group": name[row["path"]]} for row in rows]
 
 
 def main() -> int:
@@ -58,12 +75,18 @@ def main() -> int:
         people = {row["speaker"] for row in rows if row["role"] == "target"}
         trained = choose_speakers(people, args.speakers_share, args.salt)
         wanted = {"train": trained, "test": people - trained, "all": people}[args.side]
-        takes = [
-            row for row in rows if row["role"] == "target" and row["label"] == args.word and row["speaker"] in wanted
-        ]
-        if not takes:
+        said = [row for row in rows if row["role"] == "target" and row["label"] == args.word]
+        if not said:
             words = sorted({row["label"] for row in rows if row["role"] == "target"})
             parser.error(f"no takes of {args.word!r}; words: {', '.join(words)}")
+        said = name_copies(data, said)
+        takes = [row for row in said if row["speaker"] in wanted]
+        if args.side == "test":
+            # The speakers are guessed, so a copy of a training take may stand under another name.
+            known = {row["take_group"] for row in said if row["speaker"] in trained}
+            dropped = [row for row in takes if row["take_group"] in known]
+            takes = [row for row in takes if row["take_group"] not in known]
+            print(f"left out of the test side as copies of training takes: {len(dropped)}")
         written += [{**_row(data, row, "wake"), "text": args.word, "language": "en"} for row in takes]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", encoding="utf-8", newline="") as file:
