@@ -169,7 +169,7 @@ def test_every_kind_of_leak_is_found(one, two):
 def test_a_near_duplicate_on_two_sides_is_a_leak_and_a_clip_without_a_side_an_error():
     with pytest.raises(SplitLeakError, match="near-duplicate of c1"):
         split.check_no_leak({"c1": Split.TRAIN, "c2": Split.TEST}, [clip(1, "a"), clip(2, "b")], [["c1", "c2"]])
-    with pytest.raises(DataError, match="c2 .* has no side"):
+    with pytest.raises(DataError, match=r"c2 .* has no side"):
         split.check_no_leak({"c1": Split.TRAIN}, [clip(1, "a"), clip(2, "b")])
 
 
