@@ -5,6 +5,7 @@ A file, a microphone (``sounddevice``, else the system's ``parec`` or ``arecord`
 
 from __future__ import annotations
 
+import importlib
 import queue
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,15 +178,15 @@ def _raw_blocks(stream: IO[bytes]) -> Iterator[Samples]:
 def _microphone() -> Iterator[tuple[str, Iterator[Samples]]]:
     """Name and blocks of the first way to record that is there."""
     try:
-        import sounddevice
+        sounddevice: Any = importlib.import_module("sounddevice")
     except (ImportError, OSError):  # OSError: the package is there, the PortAudio library is not
         with _recorder() as found:
             yield found
         return
     heard: queue.Queue[bytes] = queue.Queue()
 
-    def take(content: object, _frames: int, _time: object, _status: object) -> None:
-        heard.put(bytes(content))  # type: ignore[call-overload]
+    def take(content: Any, _frames: int, _time: Any, _status: Any) -> None:
+        heard.put(bytes(content))
 
     def blocks() -> Iterator[Samples]:
         while True:

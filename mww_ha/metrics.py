@@ -119,6 +119,12 @@ def describe_hours(events: int, hours: float, budget_per_hour: float, kind: str)
     measured = f"{events} false accept{'' if events == 1 else 's'} in {hours:.1f} h of {kind}"
     if bound <= budget_per_hour:
         return f"{measured}: with 95 % confidence fewer than {bound:.2g} per hour of such sound."
+    least = _count_bounds(int(events), 1 - CONFIDENCE)[0] / hours
+    if least > budget_per_hour:
+        return (
+            f"{measured}: with 95 % confidence more than {least:.2g} per hour of such sound; "
+            f"the budget of {budget_per_hour:g} per hour is exceeded."
+        )
     needed = hours_to_prove(budget_per_hour)
     return (
         f"{measured}: with 95 % confidence fewer than {bound:.2g} per hour of such sound, which does not prove the "

@@ -286,7 +286,7 @@ def _rate_cell(rate: Interval | None) -> str:
 def _head_section(report: Report) -> str:
     header = (
         f'<header>\n<p class="kicker">Wake word report</p>\n<h1>{_text(report.phrase)}</h1>\n'
-        f'<p class="sub">{_text(report.model)} · {_text(report.made_at)}</p>\n</header>'
+        f'<p class="sub">{_text(report.model)} · {_text(_moment(report.made_at))}</p>\n</header>'
     )
     parts = [header]
     if report.warnings:
@@ -318,6 +318,11 @@ def _head_section(report: Report) -> str:
     return "\n".join(parts)
 
 
+def _moment(made_at: str) -> str:
+    """ISO 8601 for people: ``2026-11-20 14:00:00 UTC``."""
+    return made_at.replace("T", " ").replace("+00:00", " UTC")
+
+
 def _tile(label: str, value: str, detail: str) -> str:
     return f'<div class="tile"><span>{_text(label)}</span><b>{_text(value)}</b><small>{_text(detail)}</small></div>'
 
@@ -333,7 +338,10 @@ def _rate_words(rate: Interval) -> str:
 # --- Plots -----------------------------------------------------------------------------------------------------------
 
 _WIDTH, _HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 28, 14, 48
+
+
+_FEWEST_PER_HOUR, _MOST_PER_HOUR = 0.05, 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,7 +371,7 @@ class _Axes:
         parts.append(
             f'<text class="title" x="{(_LEFT + right) / 2}" y="{self.height - 6}" text-anchor="middle">'
             f"{_text(self.x_title)}</text>"
-            f'<text class="title" x="13" y="{middle}" text-anchor="middle" transform="rotate(-90 13 {middle})">'
+            f'<text class="title" x="15" y="{middle}" text-anchor="middle" transform="rotate(-90 15 {middle})">'
             f"{_text(self.y_title)}</text>"
         )
         return (
@@ -414,10 +422,9 @@ def _det_section(report: Report) -> str:
     curves = [c for c in report.curves if c.trials and c.hours > 0]
     if not curves:
         return ""
-    lowest, highest = 0.05, 20.0
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     axes = _Axes(
-        x=_logarithmic(lowest, highest, _LEFT, right),
+        x=_logarithmic(_FEWEST_PER_HOUR, _MOST_PER_HOUR, _LEFT, right),
         y=_logarithmic(0.005, 1.0, bottom, _TOP),
         x_ticks=[(v, f"{v:g}") for v in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)],
         y_ticks=[(v, f"{100 * v:g} %") for v in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)],
@@ -431,10 +438,7 @@ def _det_section(report: Report) -> str:
         rate = next((r for r in level.rates if r.kind == curves[0].kind), None)
         if rate is not None and level.recall is not None:
             at = (axes.x(rate.per_hour.value), axes.y(1 - level.recall.value))
-            marks.append(
-                f'<circle class="point" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="5"/>'
-                f'<text class="mark" x="{at[0] + 9:.1f}" y="{at[1] - 7:.1f}">{_text(level.name)}</text>'
-            )
+            marks.append(f'<circle class="point" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="5"/>' + _mark(level.name, at))
     names = [f"{c.kind}: {c.hours:.3g} h, {c.trials} wake words, window {c.window}" for c in curves]
     caption = (
         "Each step is one cutoff of the device. Lower left is better. The band is the 95 % interval of the misses; "
@@ -443,6 +447,12 @@ def _det_section(report: Report) -> str:
     figure = axes.draw("".join(marks), "Detection error trade-off: misses against false accepts per hour")
     legend = _legend(names) or f'<p class="legend">{_text(names[0])}</p>'
     return f"<figure>{figure}{legend}<figcaption>{caption}</figcaption></figure>\n" + _recall_at_table(report)
+
+
+def _mark(name: str, at: tuple[float, float]) -> str:
+    """A level's name beside its point: the outer levels lean outwards, for the points may lie close together."""
+    x, y, anchor = {"low": (-9, -8, "end"), "high": (9, 18, "start")}.get(name, (9, -8, "start"))
+    return f'<text class="mark" x="{at[0] + x:.1f}" y="{at[1] + y:.1f}" text-anchor="{anchor}">{_text(name)}</text>'
 
 
 def _det_curve(curve: CurveRows, axes: _Axes, colour: str) -> str:
@@ -457,7 +467,7 @@ def _det_curve(curve: CurveRows, axes: _Axes, colour: str) -> str:
     high: list[tuple[float, float]] = []
     top = 0
     for rate in sorted(best):
-        if best[rate] <= top and middle:
+        if middle and (best[rate] <= top or rate > _MOST_PER_HOUR):
             continue
         at = axes.x(rate)
         if middle:  # a staircase: the former cutoff serves until this rate
@@ -519,7 +529,7 @@ def _histogram_section(report: Report) -> str:
             x=_linear(0, 256, _LEFT, _WIDTH - _RIGHT),
             y=_logarithmic(0.5, max(2, powers[-1]), height - _BOTTOM, _TOP),
             x_ticks=[(v, str(v)) for v in (0, 64, 128, 192, 255)],
-            y_ticks=[(v, f"{v:,}") for v in powers],
+            y_ticks=[(v, f"{v // 1000}k" if v >= 1000 else str(v)) for v in powers],
             x_title="highest window mean, 0 to 255",
             y_title=unit,
             height=height,
