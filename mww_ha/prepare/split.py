@@ -41,7 +41,7 @@ people: copies 0.96 and more, everything else 0.72 and less (tools/bench_duplica
 ALIKE = 0.93
 """Spectrograms that correlate less than this are not compared further: copies measured 0.97 and more."""
 
-_MAX_FAILED_COMPARISONS = 3  # per clip, the most alike first: many alike takes must not cost a quadratic number
+_MAX_FAILED_COMPARISONS = 6  # per clip, the most alike first: many alike takes must not cost a quadratic number
 
 
 def hash_share(key: str, salt: str) -> float:
