@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from mww_ha import __version__
-from mww_ha.errors import InputError, JobStoppedError, MissingDependencyError, MwwError, StorageError
+from mww_ha.errors import InputError, JobStoppedError, MissingDependencyError, MwwError, ProjectError, StorageError
 from mww_ha.schema import Progress
 
 if TYPE_CHECKING:
@@ -249,8 +249,8 @@ def new(session: Session, phrase: str, language: str | None, effort: str | None)
     notes: list[str] = []
     try:
         notes += check_phrase(phrase, language or "en").warnings
-    except MissingDependencyError as error:
-        notes.append(f"the phrase was not checked: {error.message}")
+    except (MissingDependencyError, ModuleNotFoundError) as error:
+        notes.append(f"the phrase was not checked: {error.args[0]}")
     project = create_project(session.new_root(phrase), phrase, language=language or "en", effort=effort or "quick")
     project.catalogue.close()
     lines = [f"{project.root}: a project for {project.settings.phrase!r}", *(f"note: {note}" for note in notes)]
@@ -445,25 +445,26 @@ def render(
         if not equals:
             raise click.UsageError(f"--substitute {item!r} is not key=value")
         substitutions[key] = value
-    result = mww_ha.deploy.run(
-        session.open_project(),
-        board=board,
-        name=name,
-        manifest_path=model,
-        also=also,
-        friendly_name=friendly_name,
-        substitutions=substitutions,
-        check=not no_check,
-        force=force,
-        report=session.report,
-    )
-    if result.checked:
-        verdict = f"accepted by ESPHome {result.esphome_version}"
-    elif no_check:
-        verdict = "not checked, as asked"
+    options: dict[str, Any] = {
+        "board": board,
+        "name": name,
+        "also": also,
+        "friendly_name": friendly_name,
+        "substitutions": substitutions,
+        "check": not no_check,
+        "force": force,
+        "report": session.report,
+    }
+    try:
+        project = session.open_project()
+    except ProjectError:
+        if model is None:
+            raise
+        # Somebody else's model needs no project: esphome/ is made in the current folder.
+        result = mww_ha.deploy.render.render(Path.cwd(), manifest_path=model, **options)
     else:
-        verdict = "NOT CHECKED: ESPHome is not installed (pip install 'mww-ha[flash]')"
-    session.show(result, "\n".join([f"{result.yaml_path}: {verdict}", *result.messages]))
+        result = mww_ha.deploy.run(project, manifest_path=model, **options)
+    session.show(result, "\n".join([str(result.yaml_path), *result.messages]))
 
 
 # --- The whole way ---------------------------------------------------------------------------------------------------
