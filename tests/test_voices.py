@@ -369,7 +369,7 @@ def test_a_server_that_does_not_speak_wyoming_is_named() -> None:
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        with pytest.raises(ToolError, match="speech server|Wyoming"):
+        with pytest.raises(ToolError, match=r"speech server|Wyoming"):
             wyoming.find_voices("en", f"wyoming://127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 

@@ -15,7 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 RATE_HZ = 16_000
 PHONE_SAMPLES = 900  # of one id at length scale 1; ids come with a pad after each
-_SYMBOLS = "_^$ !'(),-.:;?abcdefhijklmnopqrstuvwxyzæçðøħŋœɐɑɒɓɔɕɖɗɘəɚɛɜɞɟɠɡɢɣɤɥɦɧɨɪɫɬɭɮɯɰɱɲɳɴɵɶɸɹɺɻɽɾʀʁʂʃʄʈʉʊʋʌʍʎʏʐʑʒʔʕʘʙʛʜʝʟʡʢˈˌːˑ˞"
+_SYMBOLS = (
+    "_^$ !'(),-.:;?abcdefhijklmnopqrstuvwxyzæçð"
+    "øħŋœɐɑɒɓɔɕɖɗɘəɚɛɜɞɟɠɡɢɣɤɥɦɧɨɪɫɬɭɮɯɰɱɲɳɴɵɶɸɹɺɻɽɾʀʁʂʃʄʈʉʊʋʌʍʎʏʐʑʒʔʕʘʙʛʜʝʟʡʢˈˌːˑ˞"
+)
 
 
 def write_voice(

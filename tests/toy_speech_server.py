@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error
@@ -79,7 +80,8 @@ async def main() -> None:
         port = free.getsockname()[1]
     server = AsyncTcpServer("127.0.0.1", port)
     await server.start(Handler)
-    print(port, flush=True)
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
     await asyncio.Event().wait()
 
 

@@ -35,8 +35,9 @@ class Confusable:
     distance: float  # edit cost per phoneme of the longer text; 0 to about 1
 
 
-# Consonants by manner and voice, each with its place: 0 lips to 10 glottis. Manners are near each other as their rows are.
-_MANNERS = dict(stop=0.0, affricate=0.6, fricative=1.0, nasal=2.4, lateral=3.1, trill=3.2, glide=3.5)
+# Consonants by manner and voice, each with its place: 0 lips to 10 glottis. These say how near manners are.
+_MANNERS = {"stop": 0.0, "affricate": 0.6, "fricative": 1.0, "nasal": 2.4}
+_MANNERS |= {"lateral": 3.1, "trill": 3.2, "glide": 3.5}
 _CONSONANT_ROWS = """
 stop voiceless p:0 t:3 ʈ:4.5 c:6 k:7 q:8 ʔ:10
 stop voiced b:0 d:3 ɖ:4.5 ɟ:6 ɡ:7 g:7 ɢ:8
@@ -213,6 +214,11 @@ def show_confusables(phrase: str, language: str, n: int) -> list[Confusable]:
 
     Deterministic. Never the phrase itself, a homophone, or a text that holds one. Raises PhraseError, InputError.
     """
+    return list(_find_confusables(phrase, language, n))
+
+
+@functools.lru_cache(maxsize=8)
+def _find_confusables(phrase: str, language: str, n: int) -> tuple[Confusable, ...]:
     checked = phrases.check_phrase(phrase, language)
     target = split_phones(checked.phonemes)
     words = _load_words(language)
@@ -237,7 +243,7 @@ def show_confusables(phrase: str, language: str, n: int) -> list[Confusable]:
         Confusable(text=c.text, kind=c.kind, distance=round(float(cost) / max(len(target), len(c.sounds)), 4))
         for c, cost in zip(candidates, costs, strict=True)
     ]
-    return _pick(found, {c.text for c in candidates if c.certain}, n)
+    return tuple(_pick(found, {c.text for c in candidates if c.certain}, n))
 
 
 def _without_phrase(phrase: str, target: Phones, drafts: Sequence[_Candidate]) -> list[_Candidate]:
