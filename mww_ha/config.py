@@ -95,10 +95,10 @@ class PrepareSettings:
     """How much running sound is rendered."""
 
     scene_s: float = _row("length of a training scene", quick=20.0, unit="s")
-    wake_hours: float = _row("scenes full of wake words", quick=2.5, good=10.0, best=30.0, unit="h")
-    confusable_hours: float = _row("scenes full of confusables", quick=2.0, good=8.0, best=24.0, unit="h")
-    speech_hours: float = _row("scenes full of other speech", quick=3.0, good=14.0, best=40.0, unit="h")
-    noise_hours: float = _row("scenes without words", quick=0.8, good=3.0, best=8.0, unit="h")
+    wake_hours: float = _row("scenes full of wake words", quick=1.8, good=10.0, best=30.0, unit="h")
+    confusable_hours: float = _row("scenes full of confusables", quick=1.2, good=8.0, best=24.0, unit="h")
+    speech_hours: float = _row("scenes full of other speech", quick=2.0, good=14.0, best=40.0, unit="h")
+    noise_hours: float = _row("scenes without words", quick=0.5, good=3.0, best=8.0, unit="h")
     trial_wakes: int = _row("held-out wake words per condition", quick=100, good=300, best=600, unit="clips")
     ambient_hours: float = _row(
         "held-out ambient, for validation and for the test each", quick=1.0, good=6.0, best=20.0, unit="h"

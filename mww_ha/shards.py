@@ -29,6 +29,7 @@ class SpokenEvent:
     speaker: str
     start_frame: int
     end_frame: int  # frames that the frontend has given when speech ends
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,10 @@ def open_shard(folder: Path, name: str) -> Shard:
             frames=row["frames"],
             speech_s=row["speech_s"],
             events=tuple(
-                SpokenEvent(clip=c, label=Label(label), source=source, speaker=speaker, start_frame=a, end_frame=b)
-                for c, label, source, speaker, a, b in row["events"]
+                SpokenEvent(
+                    clip=c, label=Label(label), source=source, speaker=speaker, start_frame=a, end_frame=b, text="".join(text)
+                )
+                for c, label, source, speaker, a, b, *text in row["events"]
             ),
         )
         for row in document["scenes"]

@@ -47,9 +47,7 @@ def score_shard(model: bytes, folder: Path, name: str) -> list[Trace]:
         scores = streaming.scores(frontend.quantize_features(np.asarray(frames)))
         hours = scene.frames * frontend.STEP_MS / 3.6e6
         traces.append(
-            Trace(
-                name=scene.name, scores=scores, hours=hours, speech_hours=scene.speech_s / 3600, events=scene.events
-            )
+            Trace(name=scene.name, scores=scores, hours=hours, speech_hours=scene.speech_s / 3600, events=scene.events)
         )
     assert stride == detector.DEFAULT_STRIDE
     return traces

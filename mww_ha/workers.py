@@ -78,7 +78,8 @@ def run_tasks(
             yield future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
         raise ToolError(
-            "a worker process was killed", hint="most likely out of memory: close other programs, or use fewer processes"
+            "a worker process was killed",
+            hint="most likely out of memory: close other programs, or use fewer processes",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -5,6 +5,7 @@ Reads a model and sound nobody trained on; writes ``reports/<run>.json`` and ``r
 
 from mww_ha.evaluate.curve import AmbientTrace, LureTrace, TraceSet, WakeEvent
 from mww_ha.evaluate.folders import evaluate_model
+from mww_ha.evaluate.held_out import run
 from mww_ha.evaluate.judge import choose_levels, evaluate_traces
 from mww_ha.evaluate.report import Report, Series, write_report
 
@@ -18,5 +19,6 @@ __all__ = [
     "choose_levels",
     "evaluate_model",
     "evaluate_traces",
+    "run",
     "write_report",
 ]

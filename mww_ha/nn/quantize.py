@@ -219,9 +219,7 @@ class _Model:
         self.w.op("ASSIGN_VARIABLE", [handle, tail], [], "AssignVariableOptions")
         first = self._handle(layer, self.init)
         zeros = np.full(shape, zero, np.int8)
-        silence = self.w.tensor(
-            f"{layer}.zero", shape, "INT8", data=zeros, scale=scale, zero=zero, graph=self.init
-        )
+        silence = self.w.tensor(f"{layer}.zero", shape, "INT8", data=zeros, scale=scale, zero=zero, graph=self.init)
         self.w.op("ASSIGN_VARIABLE", [first, silence], [], "AssignVariableOptions", graph=self.init)
         return both
 

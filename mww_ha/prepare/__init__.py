@@ -77,7 +77,7 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> FeatureSet:
         [(plan, folder) for plan in plans],
         processes=processes,
         prepare=features.prepare_worker,
-        arguments=(project.root, pools, project.settings.augment, settings.scene_s),
+        arguments=(project.root, pools, project.settings.augment),
     )
     for done, duration_s in enumerate(results, 1):
         seconds += duration_s
@@ -110,9 +110,7 @@ def _plan(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]
     for code, (kind, amount) in enumerate(hours.items()):
         if kind in ("confusable", "speech") and Label(kind) not in train_labels:
             continue
-        plans += features.plan_shards(
-            f"train-{kind}", Split.TRAIN, kind, amount, settings.scene_s, settings.seed, code
-        )
+        plans += features.plan_shards(f"train-{kind}", Split.TRAIN, kind, amount, settings.scene_s, settings.seed, code)
     for code, split in ((10, Split.VALIDATION), (20, Split.TEST)):
         clips = by_side[split]
         wakes = _choose_trials([c for c in clips if c.label is Label.WAKE], settings.trial_wakes, settings.seed)

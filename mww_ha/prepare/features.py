@@ -71,7 +71,8 @@ def build_pool(root: Path, clips: Sequence[Clip], path: Path) -> dict[str, Any]:
                     "clip": clip.id,
                     "label": str(clip.label),
                     "source": source_of(clip),
-                    "speaker": clip.speaker or f"clip:{clip.id}",
+                    "speaker": clip.speaker or f"clip {clip.id}",
+                    "text": clip.text,
                     "start": at,
                     "length": stop - start,
                     "spoken": spoken,
@@ -108,6 +109,7 @@ class ShardPlan:
     split: Split
     family: str
     scenes: int
+    scene_s: float = 0.0  # of rendered scenes; trials are as long as their words need
     clips: tuple[str, ...] = ()  # for trials: the clips, in order
     seed: tuple[int, ...] = ()
 
@@ -125,6 +127,7 @@ def plan_shards(
                 split=split,
                 family=family,
                 scenes=min(40, total - first),
+                scene_s=scene_s,
                 seed=(seed, code, number),
             )
         )
@@ -138,6 +141,7 @@ def count_frames_before(sample: int) -> int:
 
 def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
     rng = np.random.default_rng(plan.seed)
+    maker.samples = int(plan.scene_s * SAMPLE_RATE_HZ)
     if plan.family in TRAIN_KINDS and plan.split is Split.TRAIN:
         for _ in range(plan.scenes):
             yield maker.make(plan.family, rng)
@@ -182,7 +186,9 @@ def render_shard(plan: ShardPlan, maker: SceneMaker, folder: Path) -> float:
                 end = count_frames_before(event.end) - skip
                 if start >= 0 and end < len(frames):
                     word = event.word
-                    events.append([word.clip, str(word.label), word.source, word.speaker, start, end])
+                    # What is said matters where confusables are reported; sentences would fill the index.
+                    text = word.text if word.label is Label.CONFUSABLE else ""
+                    events.append([word.clip, str(word.label), word.source, word.speaker, start, end, text])
             speech_s = sum(e.end - e.start for e in scene.events) / SAMPLE_RATE_HZ
             rows.append(
                 {
@@ -202,10 +208,10 @@ def render_shard(plan: ShardPlan, maker: SceneMaker, folder: Path) -> float:
 _maker: dict[Split, SceneMaker] = {}
 
 
-def prepare_worker(root: Path, pools: dict[Split, Path], settings: AugmentSettings, scene_s: float) -> None:
+def prepare_worker(root: Path, pools: dict[Split, Path], settings: AugmentSettings) -> None:
     """Opens the pools in a worker process."""
     for split, path in pools.items():
-        _maker[split] = SceneMaker(open_pool(root, path), settings, scene_s)
+        _maker[split] = SceneMaker(open_pool(root, path), settings)
 
 
 def render_in_worker(plan: ShardPlan, folder: Path) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +35,7 @@ class Word:
     label: Label
     source: str  # engine or "recorded": classes of clips that are drawn evenly
     speaker: str
+    text: str = ""
     start: int  # first sample in the pool
     length: int  # samples, with a little silence after the end
     spoken: int  # samples from start to the end of speech
@@ -109,10 +109,10 @@ class Pool:
 class SceneMaker:
     """Composes scenes from one pool. All randomness comes from the generator passed to each call."""
 
-    def __init__(self, pool: Pool, settings: AugmentSettings, scene_s: float) -> None:
+    def __init__(self, pool: Pool, settings: AugmentSettings, scene_s: float = 20.0) -> None:
         self.pool = pool
         self.settings = settings
-        self.samples = int(scene_s * SAMPLE_RATE_HZ)
+        self.samples = int(scene_s * SAMPLE_RATE_HZ)  # of the scenes made from now on
 
     # ---- words -------------------------------------------------------------------------------------------------
 
@@ -152,7 +152,13 @@ class SceneMaker:
         )
 
     def lay_words(
-        self, labels: Sequence[tuple[Label, float]], rng: np.random.Generator, *, dense: bool, cut: float = 0.5
+        self,
+        labels: Sequence[tuple[Label, float]],
+        rng: np.random.Generator,
+        *,
+        dense: bool,
+        cut: float = 0.5,
+        varied: bool = True,
     ) -> tuple[Floats, list[Event]]:
         """A track full of words drawn by ``labels`` (label, weight); ``dense`` leaves hardly a gap."""
         track = np.zeros(self.samples, np.float32)
@@ -165,7 +171,7 @@ class SceneMaker:
             word = self.pool.draw(label, rng, self.settings.recorded_share)
             if label is Label.SPEECH and rng.random() < cut:
                 word = self._cut(word, rng)
-            sound, spoken = self._utter(word, rng, True)
+            sound, spoken = self._utter(word, rng, varied)
             if at + len(sound) > self.samples - SAMPLE_RATE_HZ // 2:
                 if dense and self.samples - at > 2 * SAMPLE_RATE_HZ:
                     sound = sound[: self.samples - at - SAMPLE_RATE_HZ // 2]
@@ -179,7 +185,9 @@ class SceneMaker:
             sound[len(sound) - fade :] *= ramp[::-1]
             track[at : at + len(sound)] += sound
             events.append(Event(word=word, start=at, end=at + spoken))
-            gap_s = rng.uniform(0.05, 0.4) if dense or rng.random() < self.settings.run_on_share else rng.uniform(0.4, 2)
+            gap_s = (
+                rng.uniform(0.05, 0.4) if dense or rng.random() < self.settings.run_on_share else rng.uniform(0.4, 2)
+            )
             at += len(sound) + int(gap_s * SAMPLE_RATE_HZ)
         return track, events
 
@@ -230,8 +238,10 @@ class SceneMaker:
         """Noise that nobody recorded: a slope of its own, swelling slowly, sometimes with hum or knocks."""
         sound = augment.make_noise(rng, 1, self.samples, np.array([rng.uniform(-0.5, 2.2)]))[0]
         points = rng.uniform(-6, 6, 2 + self.samples // (2 * SAMPLE_RATE_HZ))
-        swell = np.interp(np.arange(self.samples), np.linspace(0, self.samples, len(points)), points)
-        sound = sound * augment.decibels(swell).astype(np.float32)
+        block = 160
+        steps = np.linspace(0, len(points) - 1, -(-self.samples // block))
+        swell = augment.decibels(np.interp(steps, np.arange(len(points)), points)).astype(np.float32)
+        sound = sound * np.repeat(swell, block)[: self.samples]
         if rng.random() < 0.3:
             time_s = np.arange(self.samples) / SAMPLE_RATE_HZ
             hum = rng.uniform(45, 400)
@@ -277,7 +287,7 @@ class SceneMaker:
         """``talkers`` voices at once, of about equal level, without a pause."""
         out = np.zeros(self.samples, np.float32)
         for _ in range(talkers):
-            track, _events = self.lay_words([(Label.SPEECH, 1.0)], rng, dense=True, cut=0.1)
+            track, _events = self.lay_words([(Label.SPEECH, 1.0)], rng, dense=True, cut=0.1, varied=talkers == 1)
             level = float(np.sqrt(np.mean(track**2))) + 1e-6
             out += np.roll(track, int(rng.integers(self.samples))) / level * augment.decibels(rng.uniform(-3, 3))
         return out
@@ -387,8 +397,3 @@ CONDITIONS: dict[str, Condition] = {
     "room": Condition(background="noise", snr_db=15.0, reverb=True),
 }
 """The conditions of every report: recall is given for each, babble with four talkers."""
-
-
-def describe(event: Event) -> dict[str, Any]:
-    """What an index row says about an event."""
-    return {"clip": event.word.clip, "label": str(event.word.label), "speaker": event.word.speaker}

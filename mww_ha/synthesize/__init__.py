@@ -34,11 +34,12 @@ from mww_ha.synthesize.plan import (
     plan_speech,
     plan_texts,
     share_engines,
+    share_time,
 )
 from mww_ha.synthesize.voices import Voice, child_environment
 
 if TYPE_CHECKING:
-    from mww_ha.config import Settings
+    from mww_ha.config import Settings, SynthesizeSettings
     from mww_ha.store import Project
 
 STAGE = "synthesize"
@@ -131,14 +132,11 @@ def make_plan(
     row = settings.synthesize
     shares = share_engines(voices, system_share=row.system_share)
     ordered = order_voices(voices, row.seed)
-    groups = Counter(_time_group(engine) for engine in speeds)
+    engine_s = _engine_times(row, shares, speeds, workers)
     limits = {
         label: {
-            engine: limit_clips(
-                engine, label, speeds, engine_s=row.engine_seconds / groups[_time_group(engine)], workers=workers
-            )
-            for engine in shares
-            if engine in speeds
+            engine: limit_clips(engine, label, speeds, engine_s=seconds, workers=workers)
+            for engine, seconds in engine_s.items()
         }
         for label in (Label.WAKE, Label.CONFUSABLE, Label.SPEECH)
     }
@@ -169,6 +167,23 @@ def make_plan(
         settings.phrase, settings.language, row.speech_hours, ordered, shares, limits[Label.SPEECH], row.seed
     )
     return list({utterance.take: utterance for utterance in plan}.values())
+
+
+_SPEECH_CLIP_S = 2.3  # of an average clip of general speech
+
+
+def _engine_times(
+    row: SynthesizeSettings, shares: Mapping[str, float], speeds: Mapping[str, Speed], workers: int
+) -> dict[str, float]:
+    """Seconds that each slow engine may take: each kind of them has ``row.engine_seconds`` together."""
+    wishes: dict[str, dict[str, float]] = {}
+    short, speech = row.wake_clips + row.confusable_clips, row.speech_hours * 3600 / _SPEECH_CLIP_S
+    for engine, speed in speeds.items():
+        if engine in shares:
+            # Half as much again: the time is split by label before it is known what each label needs.
+            wish_s = 1.5 * shares[engine] * (short * speed.short_s + speech * (speed.short_s + speed.long_s) / 2)
+            wishes.setdefault(_time_group(engine), {})[engine] = wish_s / workers
+    return {e: s for group in wishes.values() for e, s in share_time(group, row.engine_seconds).items()}
 
 
 def _time_group(engine: str) -> str:

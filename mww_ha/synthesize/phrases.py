@@ -108,8 +108,8 @@ def spell_phrase(phrase: str) -> list[tuple[str, float]]:
     words = phrase.split()
     found = {phrase: 5.0, f"{phrase}.": 2.0, f"{phrase}!": 2.0, f"{phrase}?": 1.5, f"{phrase},": 1.0}
     if len(words) > 1:
-        found[f"{words[0]}, {' '.join(words[1:])}"] = 1.0
-        found[f"{words[0]}, {' '.join(words[1:])}!"] = 0.5
+        found[f"{words[0]}, {' '.join(words[1:])}"] = 0.6
+        found[f"{words[0]}, {' '.join(words[1:])}!"] = 0.3
     total = sum(found.values())
     return [(text, weight / total) for text, weight in found.items()]
 

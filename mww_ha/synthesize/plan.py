@@ -91,12 +91,22 @@ class Speed:
     long_s: float
 
 
+def share_time(wishes_s: Mapping[str, float], budget_s: float) -> dict[str, float]:
+    """Seconds for each engine of a group: what it wishes where that is little, equal parts of the rest otherwise."""
+    given: dict[str, float] = {}
+    left = budget_s
+    for number, (engine, wish_s) in enumerate(sorted(wishes_s.items(), key=lambda item: (item[1], item[0]))):
+        given[engine] = min(wish_s, left / (len(wishes_s) - number))
+        left -= given[engine]
+    return given
+
+
 def limit_clips(
     engine: str, label: Label, speeds: Mapping[str, Speed], *, engine_s: float, workers: int
 ) -> tuple[int, int]:
     """(short, long) clips of the label that a slow engine can make within its time; engines without a speed: all.
 
-    ``engine_s``: seconds of wall clock for each slow engine, its share of the group's.
+    ``engine_s``: seconds of wall clock that this engine may take.
     """
     speed = speeds.get(engine)
     if speed is None:

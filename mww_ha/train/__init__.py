@@ -33,7 +33,9 @@ CANDIDATE_POINTS = {"quick": (0.8, 1.0), "good": (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
 def run_id(project: Project, feature_set: str) -> str:
     """Digest of everything a run depends on."""
     settings = project.settings
-    return digest([feature_set, dataclasses.asdict(settings.train), settings.export.false_accepts_per_hour, __version__])
+    return digest(
+        [feature_set, dataclasses.asdict(settings.train), settings.export.false_accepts_per_hour, __version__]
+    )
 
 
 def run(project: Project, *, feature_set: str, report: ProgressSink = no_progress) -> TrainingRun:
@@ -44,7 +46,9 @@ def run(project: Project, *, feature_set: str, report: ProgressSink = no_progres
     try:
         metadata.version("tensorflow")
     except metadata.PackageNotFoundError:
-        raise MissingDependencyError("training needs TensorFlow", hint="install it: pip install 'mww-ha[train]'") from None
+        raise MissingDependencyError(
+            "training needs TensorFlow", hint="install it: pip install 'mww-ha[train]'"
+        ) from None
     from mww_ha.train import loop, mining
     from mww_ha.train.checkpoint import Candidate, Judge, average
 
@@ -145,7 +149,15 @@ def run(project: Project, *, feature_set: str, report: ProgressSink = no_progres
         judged.append(row)
         write_json(place / "candidates.json", judged)
         shown = ", ".join(f"{k} {v:.0%}" for k, v in candidate.recalls.items())
-        report(Progress(stage="train", message=f"{name}: validation recall {shown}", done=trainer.step, total=settings.steps, unit="steps"))
+        report(
+            Progress(
+                stage="train",
+                message=f"{name}: validation recall {shown}",
+                done=trainer.step,
+                total=settings.steps,
+                unit="steps",
+            )
+        )
         return candidate
 
     stops = sorted({*points, *range(settings.mine_every, settings.steps, settings.mine_every)})
@@ -157,7 +169,11 @@ def run(project: Project, *, feature_set: str, report: ProgressSink = no_progres
             if stop in points:
                 kept.append(trainer.averaged_weights())
             if stop % settings.mine_every == 0 and stop < settings.steps and settings.hard_share:
-                report(Progress(stage="train", message="searching hard negatives", done=stop, total=settings.steps, unit="steps"))
+                report(
+                    Progress(
+                        stage="train", message="searching hard negatives", done=stop, total=settings.steps, unit="steps"
+                    )
+                )
                 sampler.hard = mining.find_hard(
                     trainer.forward,
                     sampler,
@@ -211,7 +227,9 @@ def load_net(place: Path) -> tuple[streaming.FusedNet, dict[str, tuple[float, fl
     with np.load(place / "net.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}
     ranges = {
-        name.removeprefix("range."): (float(v[0]), float(v[1])) for name, v in arrays.items() if name.startswith("range.")
+        name.removeprefix("range."): (float(v[0]), float(v[1]))
+        for name, v in arrays.items()
+        if name.startswith("range.")
     }
     return streaming.from_arrays({n: v for n, v in arrays.items() if not n.startswith("range.")}), ranges
 

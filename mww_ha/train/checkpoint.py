@@ -127,6 +127,6 @@ class Judge:
 
 def average(weights: Sequence[Sequence[npt.NDArray[np.float32]]]) -> list[npt.NDArray[np.float32]]:
     """Mean of several networks' weights, tensor by tensor."""
-    return [np.mean(np.stack(group), axis=0, dtype=np.float64).astype(np.float32) for group in zip(*weights, strict=True)]
-
-
+    return [
+        np.mean(np.stack(group), axis=0, dtype=np.float64).astype(np.float32) for group in zip(*weights, strict=True)
+    ]

@@ -52,7 +52,10 @@ class Shares:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """``features`` int8 [batch, frames, 40]; ``marks`` uint8 [batch, steps]; ``positive`` bool [batch]."""
+    """``features`` int8 [batch, frames, 40]; ``marks`` uint8 [batch, steps].
+
+    ``positive`` bool [batch]: the crop shows the end of a wake word whole; one that is cut off is ignored.
+    """
 
     features: npt.NDArray[np.int8]
     marks: npt.NDArray[np.uint8]
@@ -171,7 +174,7 @@ class Sampler:
             features[i] = frames[end - self.length : end]
             marks[i] = self.mark(shard, end)
         self._mask(features, rng)
-        positive = (marks >= ZONE).any(axis=1)
+        positive = (marks == CORE).sum(axis=1) >= 5
         return Batch(features=frontend.quantize_features(features), marks=marks, positive=positive)
 
     def _mask(self, features: npt.NDArray[np.uint16], rng: np.random.Generator) -> None:

@@ -1,0 +1,283 @@
+"""Is this file what was trained, and will a device run it as we did? One check a line; any failure refuses it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mww_ha import detector, frontend, trials
+from mww_ha.errors import ModelFileError
+from mww_ha.export.manifest import write_manifest
+from mww_ha.nn import streaming
+from mww_ha.nn.streaming import FusedNet
+from mww_ha.schema import Label
+from mww_ha.shards import open_shard
+
+OPERATORS_SOURCE = "ESPHome 2026.10.0 (and 2026.6.5), micro_wake_word: streaming_model.cpp, register_streaming_ops_"
+OPERATORS = frozenset(
+    "CALL_ONCE VAR_HANDLE RESHAPE READ_VARIABLE STRIDED_SLICE CONCATENATION ASSIGN_VARIABLE CONV_2D MUL ADD MEAN "
+    "FULLY_CONNECTED LOGISTIC QUANTIZE DEPTHWISE_CONV_2D AVERAGE_POOL_2D MAX_POOL_2D PAD PACK SPLIT_V".split()
+)
+"""What the firmware can run; anything else stops the device when it loads the model."""
+
+MOST_VARIABLES = 20
+MOST_BYTES = 65_000
+MOST_ARENA = 30_000
+
+STREAM_TOLERANCE = 1e-3
+"""Logits of the batch and the streaming form, in float32."""
+
+SCORE_TOLERANCE = 0.12
+"""Window means of the INT8 file and of floating point, as probabilities. A decision may differ only within it."""
+
+PARITY_FRAMES = 3000
+FLOAT_TRIALS = 8
+"""Scenes per condition that are also scored in floating point."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """``outcome`` passed | failed | skipped; ``value`` is the number behind the finding, where there is one."""
+
+    name: str
+    outcome: str
+    finding: str
+    value: float = 0.0
+
+
+def sha256(content: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_net(path: Path) -> FusedNet:
+    """The fused network of a run's ``net.npz``."""
+    with np.load(path) as archive:
+        return streaming.from_arrays({n: archive[n] for n in archive.files if not n.startswith("range.")})
+
+
+def check(
+    model: bytes,
+    net: FusedNet,
+    folder: Path,
+    index: dict[str, Any],
+    *,
+    cutoff: int,
+    window: int,
+    judged: dict[str, Any],
+) -> list[Check]:
+    """All checks, in order; those that cannot run on this machine are marked skipped with the reason."""
+    found: list[Check] = []
+    try:
+        detector.StreamingModel(model)
+        found.append(_verdict("input and output", True, "int8 [1, 3, 40] at 26/255 in, uint8 [1, 1] at 1/256 out"))
+    except ModelFileError as error:
+        return [_verdict("input and output", False, error.message)]
+    operators = detector.op_names(model)
+    foreign = sorted(set(operators) - OPERATORS)
+    found.append(
+        _verdict(
+            "operators",
+            not foreign,
+            f"ESPHome does not register {', '.join(foreign)}"
+            if foreign
+            else f"{sum(operators.values())} of {len(operators)} kinds, all registered by ESPHome",
+            len(foreign),
+        )
+    )
+    variables = detector.variable_count(model)
+    found.append(
+        _verdict("variables", variables <= MOST_VARIABLES, f"{variables}, at most {MOST_VARIABLES}", variables)
+    )
+    found.append(_verdict("size", len(model) <= MOST_BYTES, f"{len(model)} bytes, at most {MOST_BYTES}", len(model)))
+    frames = _running_frames(folder, index)
+    found.append(_compare_streams(net, frames))
+    found.append(_compare_runtimes(model, frames))
+    found += _compare_quantization(model, net, folder, index, cutoff=cutoff, window=window)
+    found.append(_check_saturation(judged, cutoff))
+    found.append(_measure_arena(model))
+    found.append(_try_elsewhere(model, folder, index, cutoff=cutoff, window=window))
+    return found
+
+
+def _verdict(name: str, holds: bool, finding: str, value: float = 0.0) -> Check:
+    return Check(name=name, outcome="passed" if holds else "failed", finding=finding, value=float(value))
+
+
+def _running_frames(folder: Path, index: dict[str, Any]) -> npt.NDArray[np.uint16]:
+    """Running sound of the validation side: real recordings where there are any, then wake words in noise."""
+    shards = index["shards"]
+    pieces = [
+        np.asarray(open_shard(folder, shards[family][0]).features[:PARITY_FRAMES])
+        for family in ("validation/real", "validation/noise", "validation/ambient")
+        if shards.get(family)
+    ]
+    return np.concatenate(pieces)
+
+
+def _real(frames: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    return (frontend.quantize_features(frames).astype(np.float32) + 128) * np.float32(streaming.FEATURE_STEP)
+
+
+def _score_float(net: FusedNet, frames: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
+    """Probabilities of a recording from the start of a stream, one per step; steps before the first are 0.
+
+    The batch form starts with the first whole window; leading zeros, which are what a stream remembers at its
+    start, align its steps with the stream's.
+    """
+    start = net.stem.shape[0] - net.stride
+    real = np.concatenate([np.zeros((start, streaming.CHANNELS), np.float32), _real(frames)])
+    logits = streaming.score_batch(net, real)
+    total = len(frames) // net.stride
+    out = np.zeros(total)
+    out[total - len(logits) :] = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return out
+
+
+def _compare_streams(net: FusedNet, frames: npt.NDArray[np.uint16]) -> Check:
+    real = _real(frames[:PARITY_FRAMES])
+    start = net.stem.shape[0] - net.stride
+    batch = streaming.score_batch(net, np.concatenate([np.zeros((start, streaming.CHANNELS), np.float32), real]))
+    stream = streaming.FloatStream(net)
+    steps = np.array([stream.step(real[i : i + net.stride]) for i in range(0, len(real) // 3 * 3, net.stride)])
+    worst = float(np.abs(steps[len(steps) - len(batch) :] - batch).max())
+    finding = f"logits differ by at most {worst:.1e} over {len(real)} frames, allowed {STREAM_TOLERANCE:g}"
+    return _verdict("batch equals stream", worst <= STREAM_TOLERANCE, finding, worst)
+
+
+def _compare_runtimes(model: bytes, frames: npt.NDArray[np.uint16]) -> Check:
+    name = "reference kernels equal TFLite Micro"
+    if importlib.util.find_spec("tflite_micro") is None:
+        return Check(name=name, outcome="skipped", finding="tflite-micro is not available for this machine")
+    quantized = frontend.quantize_features(frames)
+    ours = detector.StreamingModel(model).scores(quantized)
+    theirs = detector.scores_tflite_micro(model, quantized)
+    different = int(np.count_nonzero(ours != theirs))
+    spread = f"scores from {ours.min()} to {ours.max()}"
+    return _verdict(
+        name, different == 0, f"{different} of {len(ours)} scores differ ({len(frames)} frames, {spread})", different
+    )
+
+
+def _trial_scenes(
+    folder: Path, index: dict[str, Any], family: str
+) -> Iterator[tuple[npt.NDArray[np.uint16], tuple[Any, ...]]]:
+    for name in index["shards"].get(f"validation/{family}", [])[:1]:
+        shard = open_shard(folder, name)
+        for scene in shard.scenes[:FLOAT_TRIALS]:
+            yield np.asarray(shard.features[scene.offset : scene.offset + scene.frames]), scene.events
+
+
+def _compare_quantization(
+    model: bytes, net: FusedNet, folder: Path, index: dict[str, Any], *, cutoff: int, window: int
+) -> list[Check]:
+    """INT8 against floating point on wake words of the validation side: score by score, and decision by decision."""
+    streaming_model = detector.StreamingModel(model)
+    errors: list[npt.NDArray[np.float64]] = []
+    flips = far_flips = events_seen = 0
+    for family in ("quiet", "noise", "babble", "room"):
+        for frames, events in _trial_scenes(folder, index, family):
+            streaming_model.reset()
+            scores = streaming_model.scores(frontend.quantize_features(frames))
+            exact = _score_float(net, frames)
+            means = np.convolve(scores / 256, np.ones(window) / window)[: len(scores)]
+            exact_means = np.convolve(exact, np.ones(window) / window)[: len(exact)]
+            ready = slice(net.receptive_steps + window, None)
+            errors.append(np.abs(means - exact_means)[ready])
+            for event in events:
+                if event.label is not Label.WAKE:
+                    continue
+                first = event.start_frame // net.stride
+                last = (event.end_frame + int(trials.REACTION_S * 100)) // net.stride + 1
+                peak = float(exact_means[first:last].max())
+                wakes = trials.detector.peak_window_sum(scores, window, first, last) > cutoff * window
+                events_seen += 1
+                if wakes != (peak * 256 > cutoff):
+                    flips += 1
+                    far_flips += abs(peak - cutoff / 256) > SCORE_TOLERANCE
+    every = np.concatenate(errors)
+    near = float(np.quantile(every, 0.999))
+    return [
+        _verdict(
+            "INT8 near floating point",
+            near <= SCORE_TOLERANCE,
+            f"window means differ by {every.mean():.4f} on average, 99.9 % by less than {near:.3f}, at most "
+            f"{every.max():.3f}; allowed {SCORE_TOLERANCE:g} at 99.9 %",
+            near,
+        ),
+        _verdict(
+            "no decision flipped",
+            far_flips == 0,
+            f"{flips} of {events_seen} decisions on validation wake words differ from floating point, {far_flips} of "
+            f"them by more than {SCORE_TOLERANCE:g} from the cutoff",
+            far_flips,
+        ),
+    ]
+
+
+def _check_saturation(judged: dict[str, Any], cutoff: int) -> Check:
+    """Scores that pile up at 255 leave no cutoff to choose."""
+    cutoffs = sorted({int(level["cutoff"]) for level in judged["levels"]})
+    bins = judged["histogram"]["wake"] if judged.get("histogram") else []
+    top = bins[-1] / max(1, sum(bins)) if bins else 0.0
+    holds = 0 < cutoff < 250 and len(cutoffs) == len(judged["levels"]) and top < 0.5
+    finding = f"cutoffs {', '.join(map(str, cutoffs))} of 255; {top:.0%} of the wake words peak in the top 3 % of the range"
+    return _verdict("scores do not saturate", holds, finding, top)
+
+
+def _measure_arena(model: bytes) -> Check:
+    name = "tensor arena"
+    if importlib.util.find_spec("tflite_micro") is None:
+        return Check(
+            name=name,
+            outcome="skipped",
+            finding=f"tflite-micro is not available for this machine; {MOST_ARENA} bytes assumed",
+            value=MOST_ARENA,
+        )
+    arena = detector.probe_arena(model)
+    return _verdict(name, arena <= MOST_ARENA, f"{arena} bytes on this host, at most {MOST_ARENA}", arena)
+
+
+def _try_elsewhere(model: bytes, folder: Path, index: dict[str, Any], *, cutoff: int, window: int) -> Check:
+    """The model in pymicro-wakeword, a second implementation: does it hear the best wake word of the validation side?"""
+    import tempfile
+
+    name = "loads and detects in pymicro-wakeword"
+    if importlib.util.find_spec("pymicro_wakeword") is None:
+        return Check(name=name, outcome="skipped", finding="pymicro-wakeword is not available for this machine")
+    from pymicro_wakeword import MicroWakeWord
+
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "model.json"
+        path.with_suffix(".tflite").write_bytes(model)
+        write_manifest(
+            path,
+            phrase="check",
+            model_file="model.tflite",
+            author="check",
+            website="",
+            languages=["en"],
+            probability_cutoff=detector.probability_of_cutoff(cutoff),
+            sliding_window=window,
+            tensor_arena_bytes=MOST_ARENA,
+        )
+        other = MicroWakeWord.from_config(path)
+        heard = total = 0
+        try:
+            for frames, events in _trial_scenes(folder, index, "quiet"):
+                total += sum(event.label is Label.WAKE for event in events)
+                real = (frames.astype(np.float32) * np.float32(frontend.FEATURE_SCALE))[:, None, None, :]
+                awake = [bool(other.process_streaming(frame)) for frame in real]
+                for event in events:
+                    stop = event.end_frame + int(trials.REACTION_S * 100)
+                    heard += event.label is Label.WAKE and any(awake[event.start_frame : stop])
+        finally:
+            other.close()
+    return _verdict(name, heard > 0, f"{heard} of {total} wake words of unheard voices in a quiet room", heard)

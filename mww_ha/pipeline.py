@@ -1,0 +1,247 @@
+"""The stages in order, and which of them are out of date. Read this first.
+
+    synthesize   voices say the phrase, what sounds like it, and sentences            → clips
+    prepare      clips, split by voice, placed in running background                   → a feature set
+    train        MixedNet learns; weights are chosen on the INT8 file                  → a run
+    evaluate     the run's file hears voices and hours it never saw                    → a report
+    export       the file is checked against the device's arithmetic                   → a model, vouched for
+    render       model and board                                                       → YAML that ESPHome accepts
+
+A stage is out of date when the digest of what it reads has changed. Each reports Progress and can be stopped at any
+time; run again, it goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mww_ha.errors import DataError
+from mww_ha.schema import Label, Origin, Progress, ProgressSink, digest, no_progress
+from mww_ha.store import Project, create_project
+
+STAGES = ("synthesize", "prepare", "train", "evaluate", "export")
+
+
+def run(project: Project, *, until: str | None = None, report: ProgressSink = no_progress) -> dict[str, Any]:
+    """Runs whatever is out of date, in order, up to and with ``until``. Returns each stage's result by name."""
+    last = until or STAGES[-1]
+    results: dict[str, Any] = {}
+    for stage in STAGES[: STAGES.index(last) + 1]:
+        results[stage] = run_stage(project, stage, report=report)
+    return results
+
+
+def run_stage(project: Project, stage: str, *, report: ProgressSink = no_progress) -> dict[str, Any]:
+    """Runs one stage if it is out of date, and returns its result. Raises DataError when an earlier one is missing."""
+    inputs = digest_inputs(project, stage)
+    known = project.catalogue.stage(stage)
+    if known is not None and known[0] == inputs and _is_there(project, stage, known[1]):
+        report(Progress(stage=stage, message="up to date", done=1, total=1))
+        return known[1]
+    result = _RUNNERS[stage](project, report)
+    project.catalogue.finish_stage(stage, inputs, result)
+    return result
+
+
+def digest_inputs(project: Project, stage: str) -> str:
+    """Digest of everything that decides what ``stage`` would give now."""
+    settings = project.settings
+    if stage == "synthesize":
+        from mww_ha.synthesize import choose_voices
+
+        voices = sorted(voice.id for voice in choose_voices(project.root, settings))
+        return digest([settings.phrase, settings.language, dataclasses.asdict(settings.synthesize), voices])
+    if stage == "prepare":
+        from mww_ha.prepare import feature_set_id
+
+        return feature_set_id(project, project.catalogue.clips())
+    earlier = project.catalogue.stage(STAGES[STAGES.index(stage) - 1])
+    before = earlier[1] if earlier else {}
+    return digest([stage, before, dataclasses.asdict(settings.train), dataclasses.asdict(settings.export)])
+
+
+def _is_there(project: Project, stage: str, result: dict[str, Any]) -> bool:
+    """Whether what a finished stage made still lies on disk."""
+    files = {
+        "prepare": lambda: project.root / result["path"] / "index.json",
+        "train": lambda: project.root / result["path"] / "net.npz",
+        "evaluate": lambda: project.root / result["path"],
+        "export": lambda: project.root / result["manifest_path"],
+    }
+    return stage not in files or files[stage]().exists()
+
+
+def _newest(project: Project, stage: str) -> dict[str, Any]:
+    known = project.catalogue.stage(stage)
+    if known is None:
+        raise DataError(f"nothing is there to go on from: {stage} has not run", hint="run: mww-ha run")
+    return known[1]
+
+
+def _synthesize(project: Project, report: ProgressSink) -> dict[str, Any]:
+    from mww_ha import synthesize
+
+    return dataclasses.asdict(synthesize.run(project, report=report))
+
+
+def _prepare(project: Project, report: ProgressSink) -> dict[str, Any]:
+    from mww_ha import prepare
+
+    return dataclasses.asdict(prepare.run(project, report=report))
+
+
+def _train(project: Project, report: ProgressSink) -> dict[str, Any]:
+    from mww_ha import train
+
+    feature_set = _newest(project, "prepare")["id"]
+    return dataclasses.asdict(train.run(project, feature_set=feature_set, report=report))
+
+
+def _evaluate(project: Project, report: ProgressSink) -> dict[str, Any]:
+    from mww_ha import evaluate
+
+    id = _newest(project, "train")["id"]
+    judged = evaluate.run(project, run=id, report=report)
+    return {"run": id, "path": f"reports/{id}.html", "summary": judged.text()}
+
+
+def _export(project: Project, report: ProgressSink) -> dict[str, Any]:
+    from mww_ha import export
+
+    return dataclasses.asdict(export.run(project, run=_newest(project, "evaluate")["run"], report=report))
+
+
+_RUNNERS: dict[str, Callable[[Project, ProgressSink], dict[str, Any]]] = {
+    "synthesize": _synthesize,
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+    "export": _export,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What ``quickstart`` made, and what to do next."""
+
+    phrase: str
+    model: str
+    manifest: str
+    report: str
+    yaml: str
+    yaml_checked: bool
+    rates: str
+    trial: tuple[str, ...]
+    advice: tuple[str, ...]
+    duration_s: float
+    peak_memory_mb: float
+
+    def text(self) -> str:
+        """The end of the quickstart on a terminal."""
+        lines = ["", self.rates, "", "Tried on voices that training never heard:", *(f"  {line}" for line in self.trial)]
+        checked = "accepted by ESPHome" if self.yaml_checked else "not checked: ESPHome is not installed"
+        lines += ["", f"  model     {self.manifest}", f"  report    {self.report}", f"  ESPHome   {self.yaml} ({checked})"]
+        lines += ["", *self.advice]
+        lines += ["", f"{self.duration_s / 60:.1f} minutes, {self.peak_memory_mb:.0f} MB of memory at the most"]
+        return "\n".join(lines)
+
+
+def quickstart(
+    root: Path,
+    phrase: str,
+    *,
+    language: str = "en",
+    effort: str = "quick",
+    board: str = "generic-s3",
+    name: str = "satellite",
+    report: ProgressSink = no_progress,
+) -> Summary:
+    """From a phrase to a model, a report and YAML; then lets the model hear an unknown voice and a confusable."""
+    from mww_ha import deploy
+
+    started = time.monotonic()
+    project = create_project(root, phrase, language=language, effort=effort)
+    results = run(project, report=report)
+    rendered = deploy.run(project, board=board, name=name, report=report)
+    model = results["export"]
+    return Summary(
+        phrase=project.settings.phrase,
+        model=model["id"],
+        manifest=str(project.root / model["manifest_path"]),
+        report=str(project.root / results["evaluate"]["path"]),
+        yaml=str(rendered.yaml_path),
+        yaml_checked=rendered.checked,
+        rates=results["evaluate"]["summary"],
+        trial=try_out(project, model),
+        advice=_advise(project),
+        duration_s=time.monotonic() - started,
+        peak_memory_mb=_peak_memory_mb(),
+    )
+
+
+def try_out(project: Project, model: dict[str, Any]) -> tuple[str, ...]:
+    """Lets the model listen to clips of the test side, each after seconds of quiet room, and says what it did."""
+    import numpy as np
+
+    from mww_ha import audio, detector, frontend
+    from mww_ha.schema import SAMPLE_RATE_HZ
+    from mww_ha.shards import read_index
+
+    manifest = detector.load_manifest(project.root / model["manifest_path"])
+    streaming = detector.load_model(manifest)
+    sides = read_index(project.root / _newest(project, "prepare")["path"])["sides"]
+    rng = np.random.default_rng(5)
+    room = (rng.standard_normal(5 * SAMPLE_RATE_HZ) * 20).astype(np.int16)
+    lines: list[str] = []
+    for label in (Label.WAKE, Label.CONFUSABLE):
+        clips = [c for c in project.catalogue.clips(label) if sides.get(c.id) == "test"]
+        engines: dict[str, list[Any]] = {}
+        for clip in clips:
+            engines.setdefault(clip.speaker.partition(":")[0], []).append(clip)
+        chosen = [own[int(rng.integers(len(own)))] for own in engines.values()][:3]
+        for clip in chosen:
+            sound = np.concatenate([room, audio.read_samples(project.root / clip.path), room[:SAMPLE_RATE_HZ]])
+            streaming.reset()
+            scores = streaming.scores(frontend.quantize_features(frontend.features(sound)))
+            found = detector.detect(scores, cutoff=manifest.cutoff, window=manifest.sliding_window_size)
+            said = f"{clip.text!r} by {clip.speaker}"
+            if found:
+                lines.append(f"woke at score {found[0].score / 255:.2f} on {said}")
+            else:
+                peak = detector.peak_window_sum(scores, manifest.sliding_window_size) / manifest.sliding_window_size
+                lines.append(f"slept (highest score {peak / 255:.2f} of {manifest.cutoff / 255:.2f}) on {said}")
+    return tuple(lines)
+
+
+def _advise(project: Project) -> tuple[str, ...]:
+    """What would make this model better, most useful first."""
+    clips = project.catalogue.clips()
+    lines: list[str] = []
+    if not any(c.label is Label.WAKE and c.origin is not Origin.SYNTHESIZED for c in clips):
+        lines.append(
+            "This model has heard synthesized voices only: it is a start. People differ; what would help, in this order:"
+        )
+        lines.append("  record your family saying it:  mww-ha import FOLDER --label wake --speaker NAME")
+    engines = {c.speaker.partition(":")[0] for c in clips if c.label is Label.WAKE and c.origin is Origin.SYNTHESIZED}
+    if "piper" not in engines:
+        lines.append("  a natural voice with many speakers:  mww-ha voices download")
+    if not any(c.label is Label.NOISE for c in clips):
+        lines.append("  real backgrounds (all of these are synthesized):  mww-ha corpora list")
+    if project.settings.effort == "quick":
+        lines.append("  more time:  mww-ha run --set effort=good")
+    return tuple(lines)
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident size of this process and of any child so far. Children add up; the figure is the larger one."""
+    import resource
+    import sys
+
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    sizes = (resource.getrusage(who).ru_maxrss / unit for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(sizes)
