@@ -286,10 +286,15 @@ class StreamingModel:
         blocks = frames[: count * self.stride].reshape(count, 1, self.stride, frontend.CHANNELS)
         out = np.empty(count, dtype=np.uint8)
         write, read, invoke = self._set, self._get, self._interpreter.invoke
-        for i in range(count):
-            write()[...] = blocks[i]
-            invoke()
-            out[i] = read()[0, 0]
+        try:
+            for i in range(count):
+                write()[...] = blocks[i]
+                invoke()
+                out[i] = read()[0, 0]
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"{self._name} fails while it runs: {error}", hint="copy it again from where it was made"
+            ) from None
         return out
 
 

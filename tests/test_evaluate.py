@@ -28,6 +28,7 @@ from mww_ha.evaluate import (
 from mww_ha.evaluate import curve as curves
 from mww_ha.evaluate.report import render_report
 from mww_ha.schema import Interval, Progress
+from mww_ha.trials import REACTION_S
 
 HOUR = 120_000  # scores in an hour
 
@@ -379,7 +380,7 @@ def test_a_clip_stands_in_running_sound_at_the_stated_distance():
     assert 10 * np.log10(word / under) == pytest.approx(20, abs=0.5)
     assert lead + 5000 < start < lead + 8000 + 200
     assert lead + 24000 - 200 < end < lead + 27000
-    assert len(mixed) >= end + folders.REACTION_S * 16000
+    assert len(mixed) >= end + REACTION_S * 16000
 
 
 def test_speech_counts_as_speech_and_steady_noise_does_not(sounds):

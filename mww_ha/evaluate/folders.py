@@ -15,15 +15,13 @@ from mww_ha.evaluate.curve import AmbientTrace, LureTrace, TraceSet, WakeEvent
 from mww_ha.evaluate.judge import judge_manifest
 from mww_ha.evaluate.report import Report, write_report
 from mww_ha.schema import SAMPLE_RATE_HZ, Progress, ProgressSink, digest, no_progress
+from mww_ha.trials import REACTION_S
 from mww_ha.workers import count_processes, run_tasks
 
 Samples = NDArray[np.int16]
 
 LEAD_S = 6.0
 """Running sound before a clip: the frontend settles (4 s) and the detector's warm-up ends (1 s below the cutoff)."""
-
-REACTION_S = 0.75
-"""A detection counts for a word from the word's start to this long after its end."""
 
 BED_DBFS = -60.0
 """Level of the quiet noise that runs where no background is given: a quiet room into a microphone."""
