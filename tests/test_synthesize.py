@@ -21,7 +21,7 @@ from mww_ha.errors import DataError, InputError, PhraseError
 from mww_ha.schema import SAMPLE_RATE_HZ, Clip, Label, Origin, Progress
 from mww_ha.store import Project
 from mww_ha.synthesize import espeak, make_plan, phrases, voices, worker
-from mww_ha.synthesize.plan import Speed, count_letters, limit_clips, plan_texts, share_engines
+from mww_ha.synthesize.plan import Speed, count_letters, limit_clips, plan_texts, share_engines, share_time
 from mww_ha.synthesize.voices import Voice
 from mww_ha.synthesize.worker import CLIP_MARGIN_S, shape_clip
 
@@ -189,7 +189,7 @@ def test_a_silent_voice_is_given_up_and_named(project: Project) -> None:
     folder = project.root / "voices"
     write_voice(folder, "en_US-mute-low", silent=True)
     write_voice(folder, "en_US-toy-low")
-    mixed = open_small(project.root, engines="[piper, espeak]")
+    mixed = open_small(project.root, engines="[piper]", wake_clips="60")
     result = synthesize.run(mixed)
     mixed.catalogue.close()
     assert list(result.rejected_voices) == ["piper:en_US-mute-low"]
@@ -310,6 +310,16 @@ def test_what_a_slow_engine_cannot_make_in_time_others_make(count: int, limit: i
     made = Counter(u.voice.engine for u in plan)
     assert sum(made.values()) == count
     assert made["flite"] <= limit
+
+
+@given(st.dictionaries(st.sampled_from(voices.ENGINES), st.floats(0, 1000), min_size=1), st.floats(0, 100))
+def test_time_is_shared_without_waste(wishes: dict[str, float], budget_s: float) -> None:
+    given_s = share_time(wishes, budget_s)
+    assert sum(given_s.values()) == pytest.approx(min(budget_s, sum(wishes.values())), abs=1e-6)
+    assert all(given_s[engine] <= wish + 1e-9 for engine, wish in wishes.items())
+    fewest = min(given_s.values())
+    assert all(given_s[e] == pytest.approx(wishes[e]) for e in wishes if given_s[e] < max(given_s.values()) - 1e-6)
+    assert fewest >= 0
 
 
 def test_a_slow_engine_gets_no_more_clips_than_its_time_allows() -> None:
