@@ -5,11 +5,11 @@ A file, a microphone (``sounddevice``, else the system's ``parec`` or ``arecord`
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import queue
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,12 @@ from mww_ha.errors import InputError, MissingDependencyError, ToolError
 from mww_ha.schema import SAMPLE_RATE_HZ, Progress, ProgressSink, no_progress
 
 Samples = NDArray[np.int16]
+
+LEAD_S = 5.0
+"""Before a file: the frontend settles in 4 s, the detector's warm-up ends after 1 s."""
+
+TAIL_S = 0.5
+"""After a file: time for the window to fill."""
 
 _BLOCK_S = 10.0  # of a file
 _LIVE_SAMPLES = 640  # 40 ms: a detection is printed that late at most
@@ -58,8 +64,16 @@ class Listener:
         self._recent = np.zeros(self._window, dtype=np.uint8)
         self._steps = 0
         self._samples = 0
+        self._begin_s = 0.0
         self._peak_sum = 0
         self._peak_step = -1
+
+    def start(self, samples: Samples) -> None:
+        """Sound that was there before: it warms up frontend, model and detector, and times count from its end."""
+        self.push(samples)
+        self._begin_s = self._samples / SAMPLE_RATE_HZ
+        self._samples = 0
+        self._peak_sum, self._peak_step = 0, -1
 
     def push(self, samples: Samples) -> list[Detection]:
         """The next samples, any number of them."""
@@ -74,7 +88,13 @@ class Listener:
                 self._peak_sum, self._peak_step = int(sums[best]), self._steps + best
             self._recent = line[len(scores) :]
             self._steps += len(scores)
-        return self._detector.push(scores)
+        found = self._detector.push(scores)
+        return [dataclasses.replace(d, time_s=d.time_s - self._begin_s) for d in found] if self._begin_s else found
+
+    def _peak_s(self) -> float:
+        if self._peak_step < 0:
+            return 0.0
+        return detector.step_time_s(self._peak_step, self._model.stride) - self._begin_s
 
     def heard(self, detections: Iterable[Detection]) -> Heard:
         """The sum of it, given the detections so far."""
@@ -82,7 +102,7 @@ class Listener:
             detections=tuple(detections),
             duration_s=self._samples / SAMPLE_RATE_HZ,
             peak=self._peak_sum / self._window / 255,
-            peak_s=detector.step_time_s(self._peak_step, self._model.stride) if self._peak_step >= 0 else 0.0,
+            peak_s=self._peak_s(),
         )
 
 
@@ -96,16 +116,27 @@ def hear_file(
 ) -> Heard:
     """All detections in a sound file of any length, and its highest score.
 
-    ``cutoff`` (0.0 to 1.0) and ``window`` replace the manifest's. The frontend starts cold and the detector is deaf
-    for its first second, as a device just switched on. Raises AudioFileError, ManifestError, ModelFileError.
+    ``cutoff`` (0.0 to 1.0) and ``window`` replace the manifest's. The file is played to a device that has been running
+    in a quiet room (``LEAD_S`` of faint noise before it, ``TAIL_S`` after it): one just switched on is deaf for a
+    second, and a word that ends with the file would otherwise be cut off. Times count from the file's start.
+    Raises AudioFileError, ManifestError, ModelFileError.
     """
     listener = Listener(detector.load_manifest(manifest_path), cutoff=cutoff, window=window)
+    listener.start(quiet_room(LEAD_S))
     found: list[Detection] = []
     for block in audio.read_blocks(path, _BLOCK_S):
         found += listener.push(block)
         heard_s = listener.heard(()).duration_s
         report(Progress(stage="listen", message=path.name, done=round(heard_s, 1), total=0, unit="s"))
-    return listener.heard(found)
+    duration_s = listener.heard(()).duration_s
+    found += listener.push(quiet_room(TAIL_S))
+    return dataclasses.replace(listener.heard(found), duration_s=duration_s)
+
+
+def quiet_room(seconds: float) -> Samples:
+    """Noise at -60 dBFS, the same every time: a quiet room into a microphone."""
+    noise = np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE_HZ))
+    return audio.float_to_int16(noise * 10 ** (-60 / 20))
 
 
 def listen_file(
@@ -229,8 +260,3 @@ def _recorder() -> Iterator[tuple[str, Iterator[Samples]]]:
         "no way to record from a microphone",
         hint="pip install sounddevice, or install parec (pulseaudio-utils) or arecord (alsa-utils)",
     )
-
-
-def standard_input() -> IO[bytes]:
-    """Raw samples from a pipe, for ``listen -``."""
-    return sys.stdin.buffer

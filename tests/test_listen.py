@@ -68,6 +68,17 @@ def test_listening_equals_scoring_the_whole_at_once(manifest, spoken):
         assert list(listen.listen_blocks(pieces, loaded)) == whole
 
 
+def test_a_word_alone_in_a_file_is_heard_as_by_a_device_that_has_been_running(manifest, spoken, tmp_path):
+    samples, ends = spoken
+    first = samples[16000 * 3 : round(ends[0] * 16000)]
+    assert len(first) < 16000  # a device just switched on would still be deaf at its end
+    path = tmp_path / "word.flac"
+    audio.write_flac(path, first)
+    (found,) = listen.listen_file(path, manifest)
+    assert 0.3 < found.time_s < len(first) / 16000 + listen.TAIL_S
+    assert list(listen.listen_blocks([first], detector.load_manifest(manifest))) == []
+
+
 def test_cutoff_and_window_replace_those_of_the_manifest(manifest, spoken, tmp_path):
     path = tmp_path / "spoken.flac"
     audio.write_flac(path, spoken[0])
@@ -78,14 +89,14 @@ def test_cutoff_and_window_replace_those_of_the_manifest(manifest, spoken, tmp_p
 def test_the_highest_score_is_found_also_where_nothing_is_detected(manifest, spoken, tmp_path):
     path = tmp_path / "spoken.flac"
     audio.write_flac(path, spoken[0])
-    loaded = detector.load_manifest(manifest)
-    scores = detector.score_samples(detector.load_model(loaded), spoken[0])
+    lead = listen.quiet_room(listen.LEAD_S)
+    model = detector.load_model(detector.load_manifest(manifest))
+    scores = detector.score_samples(model, np.concatenate([lead, spoken[0], listen.quiet_room(listen.TAIL_S)]))
     heard = listen.hear_file(path, manifest, cutoff=1.0)
     assert heard.detections == ()
     assert heard.peak == pytest.approx(detector.peak_window_sum(scores, 5) / 5 / 255)
-    assert detector.peak_window_sum(scores, 5, detector.step_of_sample(round(heard.peak_s * 16000))) == round(
-        heard.peak * 5 * 255
-    )
+    step = detector.step_of_sample(len(lead) + round(heard.peak_s * 16000))
+    assert detector.peak_window_sum(scores, 5, step, step + 1) == round(heard.peak * 5 * 255)
     assert heard.duration_s == pytest.approx(len(spoken[0]) / 16000)
 
 
