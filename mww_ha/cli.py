@@ -382,12 +382,14 @@ def evaluate(
         if wake or ambient or lures or background or html:
             raise click.UsageError("--wake, --ambient, --lures, --background and --html go with --model M.json")
         from mww_ha import pipeline
-        from mww_ha.store import write_json
+        from mww_ha.store import write_text
 
-        result = pipeline.run_stage(session.open_project(), "evaluate", report=session.report)
+        project = session.open_project()
+        result = pipeline.run_stage(project, "evaluate", report=session.report)
+        page = project.root / result["path"]
         if out is not None:
-            write_json(out, plain(result))
-        session.show(result)
+            write_text(out, page.with_suffix(".json").read_text(encoding="utf-8"))
+        session.show(result, f"{result['summary']}\n\nreport: {page}")
         return
     from mww_ha.evaluate.folders import evaluate_model
 
@@ -479,7 +481,15 @@ def run(session: Session, until: str | None) -> None:
     """Run whatever is out of date, in order."""
     from mww_ha import pipeline
 
-    session.show(pipeline.run(session.open_project(), until=until, report=session.report))
+    project = session.open_project()
+    results = pipeline.run(project, until=until, report=session.report)
+    lines: list[str] = []
+    if "evaluate" in results:
+        lines += [results["evaluate"]["summary"], "", f"report: {project.root / results['evaluate']['path']}"]
+    if "export" in results:
+        lines.append(f"model: {project.root / results['export']['manifest_path']}")
+        lines.append("next: mww-ha render --board generic-s3 --name kitchen")
+    session.show(results, "\n".join(lines) if lines else None)
 
 
 @cli.command()
