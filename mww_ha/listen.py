@@ -89,7 +89,8 @@ class Listener:
             self._recent = line[len(scores) :]
             self._steps += len(scores)
         found = self._detector.push(scores)
-        return [dataclasses.replace(d, time_s=d.time_s - self._begin_s) for d in found] if self._begin_s else found
+        begin = round(self._begin_s * 1000 / frontend.STEP_MS)
+        return [dataclasses.replace(d, time_s=d.time_s - self._begin_s, slice=d.slice - begin) for d in found]
 
     def _peak_s(self) -> float:
         if self._peak_step < 0:
