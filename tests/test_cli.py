@@ -39,7 +39,7 @@ Ask = Callable[..., Answer]
 @pytest.fixture
 def ask(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     """Runs one command line in this process, in an empty folder."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Answer:
@@ -49,7 +49,8 @@ def ask(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
         return Answer(ended.value.code, *capsys.readouterr())
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -263,6 +264,42 @@ def test_a_stopped_import_keeps_what_it_has_and_goes_on_when_started_again(
     assert result["added"] + result["known"] == 600
     assert before <= {clip.id for clip in project.catalogue.clips()}
     assert len(project.catalogue.clips()) == 600
+
+
+_WAITING = """
+import sys, time
+from mww_ha import cli, workers
+
+@cli.cli.command("wait")
+def wait():
+    print("started", flush=True)
+    for _ in workers.run_tasks(time.sleep, [(60,)] * 2, processes=2):
+        pass
+
+if __name__ == "__main__":
+    cli.main(["wait"])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_does_not_wait_for_what_the_workers_are_at(tmp_path: Path, number: signal.Signals):
+    (tmp_path / "waiting.py").write_text(_WAITING)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "waiting.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    time.sleep(3)  # the workers are up and at work
+    began = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == 130
+    assert err == "mww-ha: stopped; run the same command again to go on\n"
+    assert time.monotonic() - began < 10
 
 
 def test_new_makes_a_project_in_a_folder_named_after_the_phrase(ask: Ask, tmp_path: Path):
