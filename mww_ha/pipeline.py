@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mww_ha.errors import DataError
 from mww_ha.schema import Label, Origin, Progress, ProgressSink, digest, no_progress
-from mww_ha.store import Project, create_project
+from mww_ha.store import Project, create_project, open_project
 
 STAGES = ("synthesize", "prepare", "train", "evaluate", "export")
 
@@ -159,13 +159,15 @@ def quickstart(
     effort: str = "quick",
     board: str = "generic-s3",
     name: str = "satellite",
+    overrides: Mapping[str, str] | None = None,
     report: ProgressSink = no_progress,
 ) -> Summary:
     """From a phrase to a model, a report and YAML; then lets the model hear an unknown voice and a confusable."""
     from mww_ha import deploy
 
     started = time.monotonic()
-    project = create_project(root, phrase, language=language, effort=effort)
+    create_project(root, phrase, language=language, effort=effort).catalogue.close()
+    project = open_project(root, overrides)
     results = run(project, report=report)
     rendered = deploy.run(project, board=board, name=name, report=report)
     model = results["export"]
