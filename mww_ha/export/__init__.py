@@ -80,19 +80,19 @@ def run(project: Project, *, run: str, report: ProgressSink = no_progress) -> Mo
         "training": {key: document[key] for key in ("seed", "steps", "duration_s", "chosen", "metrics", "versions")},
         "config": document["config"],
     }
-    write_about(manifest, about)
+    write_about(manifest_path, about)
     artifact = ModelArtifact(
         id=stem,
         slug=project.slug,
         sha256=parity.sha256(model),
         manifest_path=str(manifest_path.relative_to(project.root)),
         model_path=str(model_path.relative_to(project.root)),
-        about_path=str(about_path(manifest).relative_to(project.root)),
+        about_path=str(about_path(manifest_path).relative_to(project.root)),
         run=run,
         phrase=settings.phrase,
         probability_cutoff=float(medium["probability"]),
         sliding_window=int(medium["window"]),
-        tensor_arena_bytes=manifest.tensor_arena_size,
+        tensor_arena_bytes=manifest.tensor_arena_bytes,
         model_bytes=len(model),
     )
     project.catalogue.put_model(stem, asdict(artifact))
@@ -114,5 +114,3 @@ def _level(name: str, level: dict[str, Any]) -> dict[str, Any]:
         "false_accepts_per_hour": rates[0]["per_hour"] if rates else None,
         "measured_on": rates[0]["kind"] if rates else "",
     }
-
-
