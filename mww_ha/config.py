@@ -126,6 +126,7 @@ class TrainSettings:
     negative_weight: float = _row("loss weight of negatives against wake words", quick=2.0)
     mask_frames: int = _row("longest time mask", quick=12, unit="frames")
     mask_channels: int = _row("widest frequency mask", quick=6, unit="channels")
+    warp: bool = _row("vary tempo within words and length of the vocal tract, on features", quick=True)
     seed: int = _row("random seed", quick=1)
     stem_filters: int = _row("filters of the first convolution", quick=32)
     filters: int = _row("filters of each block", quick=64)

@@ -1,7 +1,7 @@
 """A model file over held-out shards: score traces, and what they say at every cutoff.
 
-Always the INT8 streaming file, the reference kernels and the firmware's decision, so what is measured is what a
-device would do.
+Always the INT8 streaming file and the firmware's decision, and for anything that is reported the reference kernels,
+so what is measured is what a device would do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mww_ha import detector, frontend
-from mww_ha.schema import Label, ProgressSink, no_progress
+from mww_ha.schema import Label
 from mww_ha.shards import SpokenEvent, open_shard
 from mww_ha.workers import run_tasks
 
@@ -35,11 +35,10 @@ class Trace:
     events: tuple[SpokenEvent, ...]
 
 
-def score_shard(model: bytes, folder: Path, name: str) -> list[Trace]:
-    """Traces of the scenes of one shard; the scenes of a ``real`` shard are one running recording."""
+def score_shard(model: bytes, folder: Path, name: str, kernels: str = "reference") -> list[Trace]:
+    """Traces of the scenes of one shard, each from a fresh state. ``kernels`` as for ``detector.StreamingModel``."""
     shard = open_shard(folder, name)
-    streaming = detector.StreamingModel(model)
-    stride = streaming.stride
+    streaming = detector.StreamingModel(model, kernels=kernels)
     traces: list[Trace] = []
     for scene in shard.scenes:
         frames = shard.features[scene.offset : scene.offset + scene.frames]
@@ -49,21 +48,20 @@ def score_shard(model: bytes, folder: Path, name: str) -> list[Trace]:
         traces.append(
             Trace(name=scene.name, scores=scores, hours=hours, speech_hours=scene.speech_s / 3600, events=scene.events)
         )
-    assert stride == detector.DEFAULT_STRIDE
     return traces
 
 
 def score_shards(
-    model: bytes, folder: Path, names: Sequence[str], *, processes: int, report: ProgressSink = no_progress
+    model: bytes, folder: Path, names: Sequence[str], *, processes: int, kernels: str = "reference"
 ) -> dict[str, list[Trace]]:
     """Traces by shard name."""
-    results = run_tasks(_score_named, [(model, folder, name) for name in names], processes=processes)
+    results = run_tasks(_score_named, [(model, folder, name, kernels) for name in names], processes=processes)
     found = dict(results)
     return {name: found[name] for name in names}
 
 
-def _score_named(model: bytes, folder: Path, name: str) -> tuple[str, list[Trace]]:
-    return name, score_shard(model, folder, name)
+def _score_named(model: bytes, folder: Path, name: str, kernels: str) -> tuple[str, list[Trace]]:
+    return name, score_shard(model, folder, name, kernels)
 
 
 def event_peak(trace: Trace, event: SpokenEvent, window: int) -> int:

@@ -25,7 +25,11 @@ CONDITION_NAMES = {
     "babble": "four-talker babble, 5 dB",
     "room": "reverberant room and noise, 15 dB",
 }
-KIND_NAMES = {"ambient": "synthetic ambient", "real": "real ambient"}
+KIND_NAMES = {
+    "ambient": "synthetic ambient",
+    "varied": "recorded speech, rendered anew",
+    "real": "real ambient",
+}
 
 
 def run(project: Project, *, run: str, report: ProgressSink = no_progress) -> Report:
@@ -108,7 +112,7 @@ def read_side(model: bytes, folder: Path, index: dict[str, Any], side: str, proc
                             end_step=last,
                         )
                     )
-        if family == "ambient":
+        if family in ("ambient", "varied"):
             ambient += [_ambient(trace, KIND_NAMES[family]) for trace in trials.group_traces(traces, own)]
         elif family == "real":
             ambient += [_joined(trials.group_traces(traces, own), KIND_NAMES[family])]

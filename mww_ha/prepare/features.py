@@ -103,7 +103,12 @@ def open_pool(root: Path, path: Path) -> Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan:
-    """What one shard will hold. ``family`` train kind | ambient | real | lures | a condition of CONDITIONS."""
+    """What one shard will hold.
+
+    ``family`` is a training kind, a condition of CONDITIONS, ``lures``, or what false accepts are counted on:
+    ``ambient`` (synthetic voices), ``real`` (recordings, each once, as they are), ``varied`` (recorded voices again
+    and again, in other rooms and at other speeds: more than nothing, less than new hours).
+    """
 
     name: str
     split: Split
@@ -145,9 +150,10 @@ def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
     if plan.family in TRAIN_KINDS and plan.split is Split.TRAIN:
         for _ in range(plan.scenes):
             yield maker.make(plan.family, rng)
-    elif plan.family == "ambient":
+    elif plan.family in ("ambient", "varied"):
         for _ in range(plan.scenes):
-            yield maker.make("noise" if rng.random() < 0.15 else "speech", rng)
+            kind = "noise" if rng.random() < 0.15 else "speech"
+            yield maker.make(kind, rng, recorded_share=float(plan.family == "varied"))
     else:
         by_id = {word.clip: word for word in (*maker.pool.words, *maker.pool.noises)}
         words = [by_id[clip] for clip in plan.clips if clip in by_id]

@@ -88,11 +88,12 @@ class Pool:
     def draw(self, label: Label, rng: np.random.Generator, recorded_share: float) -> Word:
         """One clip: first the source, then the speaker, then the clip, so that no numerous voice drowns the others.
 
-        Recorded clips get ``recorded_share``, the engines the rest by the square root of their number of voices.
+        Recorded clips get ``recorded_share`` (1: nothing else, 0: none, where there is a choice), the engines the rest
+        by the fourth root of their number of voices: 832 voices of one engine are not 832 ways of speaking.
         """
         sources = self._tree[label]
         names = list(sources)
-        weights = np.array([np.sqrt(len(sources[name])) for name in names])
+        weights = np.array([len(sources[name]) ** 0.25 for name in names])
         if "recorded" in sources and len(names) > 1:
             real = np.array([name == "recorded" for name in names])
             weights = np.where(real, recorded_share, (1 - recorded_share) * weights / weights[~real].sum())
@@ -159,8 +160,10 @@ class SceneMaker:
         dense: bool,
         cut: float = 0.5,
         varied: bool = True,
+        recorded_share: float | None = None,
     ) -> tuple[Floats, list[Event]]:
         """A track full of words drawn by ``labels`` (label, weight); ``dense`` leaves hardly a gap."""
+        share = self.settings.recorded_share if recorded_share is None else recorded_share
         track = np.zeros(self.samples, np.float32)
         events: list[Event] = []
         known = [(label, weight) for label, weight in labels if self.pool.has(label)]
@@ -168,7 +171,7 @@ class SceneMaker:
         at = int((LEAD_S if not dense else 0.5) * SAMPLE_RATE_HZ)
         while known:
             label = known[int(rng.choice(len(known), p=weights / weights.sum()))][0]
-            word = self.pool.draw(label, rng, self.settings.recorded_share)
+            word = self.pool.draw(label, rng, share)
             if label is Label.SPEECH and rng.random() < cut:
                 word = self._cut(word, rng)
             sound, spoken = self._utter(word, rng, varied)
@@ -354,7 +357,7 @@ class SceneMaker:
 
     # ---- scenes ------------------------------------------------------------------------------------------------
 
-    def make(self, kind: str, rng: np.random.Generator) -> Scene:
+    def make(self, kind: str, rng: np.random.Generator, *, recorded_share: float | None = None) -> Scene:
         """A training scene: ``kind`` wake | confusable | speech | noise."""
         condition = self.draw_condition(rng)
         if kind == "noise":
@@ -368,7 +371,7 @@ class SceneMaker:
         }
         dense = kind == "speech" and rng.random() < 0.7
         cut = 0.15 if kind == "speech" else 0.7
-        track, events = self.lay_words(mixes[kind], rng, dense=dense, cut=cut)
+        track, events = self.lay_words(mixes[kind], rng, dense=dense, cut=cut, recorded_share=recorded_share)
         return Scene(samples=self.finish(track, condition, rng, varied=True), events=tuple(events))
 
     def make_trial(self, words: Sequence[Word], condition: Condition, rng: np.random.Generator, gap_s: float) -> Scene:

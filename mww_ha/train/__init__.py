@@ -76,6 +76,7 @@ def run(project: Project, *, feature_set: str, report: ProgressSink = no_progres
         ),
         mask_frames=settings.mask_frames,
         mask_channels=settings.mask_channels,
+        warp=settings.warp,
         seed=settings.seed,
     )
     if not sampler.counts()["wake"]:

@@ -62,6 +62,32 @@ class Batch:
     positive: npt.NDArray[np.bool_]
 
 
+def warp_time(end: int, length: int, warp: bool, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Which frame stands at each place of a crop that ends before frame ``end``, [length].
+
+    The last 0.55 s stay as they are, so that labels near the end keep their place; before that the crop is spoken
+    faster and slower (0.75 to 1.3 times) in turns of about a quarter of a second.
+    """
+    fixed = 55
+    places = np.arange(end - length, end)
+    if not warp or rng.random() < 0.4 or end < 1.35 * length:
+        return places
+    speeds = np.exp(rng.uniform(-0.28, 0.26, -(-(length - fixed) // 25)))
+    back = np.cumsum(np.repeat(speeds, 25)[: length - fixed])[::-1]
+    places[: length - fixed] = end - fixed - np.rint(back).astype(np.int64)
+    return np.maximum(places, 0)
+
+
+def warp_channels(crop: npt.NDArray[np.uint16], shift: float) -> npt.NDArray[np.uint16]:
+    """Moves a crop's spectrum by ``shift`` channels up or down, as a shorter or longer vocal tract does."""
+    low = int(np.floor(shift))
+    part = np.float32(shift - low)
+    channels = np.arange(frontend.CHANNELS) - low
+    upper = crop[:, np.clip(channels, 0, frontend.CHANNELS - 1)].astype(np.float32)
+    lower = crop[:, np.clip(channels - 1, 0, frontend.CHANNELS - 1)]
+    return (upper + (lower - upper) * part + np.float32(0.5)).astype(np.uint16)
+
+
 class Sampler:
     """Draws batches from the training shards of the four classes."""
 
@@ -74,12 +100,13 @@ class Sampler:
         shares: Shares,
         mask_frames: int,
         mask_channels: int,
+        warp: bool,
         seed: int,
     ) -> None:
         self.length = receptive_frames + (OUTPUT_STEPS - 1) * STRIDE
         self.batch = batch
         self.shares = shares
-        self.mask_frames, self.mask_channels, self.seed = mask_frames, mask_channels, seed
+        self.mask_frames, self.mask_channels, self.warp, self.seed = mask_frames, mask_channels, warp, seed
         self.shards = [shard for kind in sorted(shards) for shard in shards[kind]]
         number = {id(shard): n for n, shard in enumerate(self.shards)}
         wake_ends: list[tuple[int, int]] = []
@@ -168,10 +195,13 @@ class Sampler:
         crops = self._compose(rng)
         features = np.empty((self.batch, self.length, frontend.CHANNELS), np.uint16)
         marks = np.empty((self.batch, OUTPUT_STEPS), np.uint8)
-        for i, (shard, end) in enumerate(crops.tolist()):
+        for i, (shard, wanted) in enumerate(crops.tolist()):
             frames = self.shards[shard].features
-            end = min(max(end, self.length), len(frames))
-            features[i] = frames[end - self.length : end]
+            end = min(max(wanted, self.length), len(frames))
+            crop = frames[warp_time(end, self.length, self.warp, rng)]
+            if self.warp and rng.random() < 0.6:
+                crop = warp_channels(crop, float(rng.uniform(-2.0, 2.0)))
+            features[i] = crop
             marks[i] = self.mark(shard, end)
         self._mask(features, rng)
         positive = (marks == CORE).sum(axis=1) >= 5
