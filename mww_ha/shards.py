@@ -50,35 +50,55 @@ class Shard:
     name: str
     features: npt.NDArray[np.uint16]
     scenes: tuple[PreparedScene, ...]
+    running: bool = False  # the scenes are one recording: each goes on where the one before it ended
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """``index.json`` of a finished feature set. Raises DataError when it is not finished."""
+    """``index.json`` of a finished feature set. Raises DataError when it is not finished or damaged."""
     try:
         index: dict[str, Any] = json.loads((folder / "index.json").read_text())
     except FileNotFoundError:
         raise DataError(f"{folder} is not finished", hint="run: mww-ha prepare") from None
+    except ValueError as error:
+        raise _damaged(folder / "index.json", str(error)) from None
     return index
 
 
 def open_shard(folder: Path, name: str) -> Shard:
-    """A finished shard."""
-    document = json.loads((folder / f"{name}.json").read_text())
-    path = folder / f"{name}.u16"
-    flat = np.memmap(path, np.uint16, "r") if path.stat().st_size else np.zeros(0, np.uint16)
-    scenes = tuple(
-        PreparedScene(
-            name=row["name"],
-            offset=row["offset"],
-            frames=row["frames"],
-            speech_s=row["speech_s"],
-            events=tuple(
-                SpokenEvent(
-                    clip=c, label=Label(label), source=source, speaker=speaker, start_frame=a, end_frame=b, text="".join(text)
-                )
-                for c, label, source, speaker, a, b, *text in row["events"]
-            ),
+    """A finished shard. Raises DataError when a file of it is missing, cut short or damaged."""
+    path, rows_path = folder / f"{name}.u16", folder / f"{name}.json"
+    try:
+        document = json.loads(rows_path.read_text())
+        size = path.stat().st_size
+        scenes = tuple(
+            PreparedScene(
+                name=row["name"],
+                offset=row["offset"],
+                frames=row["frames"],
+                speech_s=row["speech_s"],
+                events=tuple(_read_event(event) for event in row["events"]),
+            )
+            for row in document["scenes"]
         )
-        for row in document["scenes"]
+    except FileNotFoundError as error:
+        raise _damaged(Path(error.filename), "it is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(rows_path, repr(error)) from None
+    needed = 2 * CHANNELS * max((scene.offset + scene.frames for scene in scenes), default=0)
+    if size < needed or size % (2 * CHANNELS):
+        raise _damaged(path, f"it has {size} bytes, not {needed}")
+    # As a plain array: every slice of a memmap object costs a Python call.
+    flat = np.asarray(np.memmap(path, np.uint16, "r")) if size else np.zeros(0, np.uint16)
+    running = document.get("family") == "real"
+    return Shard(name=name, features=flat.reshape(-1, CHANNELS), scenes=scenes, running=running)
+
+
+def _read_event(row: list[Any]) -> SpokenEvent:
+    clip, label, source, speaker, start, end, text = row
+    return SpokenEvent(
+        clip=clip, label=Label(label), source=source, speaker=speaker, start_frame=start, end_frame=end, text=text
     )
-    return Shard(name=name, features=flat.reshape(-1, CHANNELS), scenes=scenes)
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(f"{path} is damaged: {why}", hint=f"delete the folder {path.parent} and run: mww-ha prepare")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mww_ha import detector, frontend
+from mww_ha.errors import ModelFileError
 from mww_ha.schema import Label
 from mww_ha.shards import SpokenEvent, open_shard
 from mww_ha.workers import run_tasks
@@ -33,20 +34,36 @@ class Trace:
     hours: float
     speech_hours: float
     events: tuple[SpokenEvent, ...]
+    follows: bool = False  # goes on where the trace before it ended
 
 
 def score_shard(model: bytes, folder: Path, name: str, kernels: str = "reference") -> list[Trace]:
-    """Traces of the scenes of one shard, each from a fresh state. ``kernels`` as for ``detector.StreamingModel``."""
+    """Traces of the scenes of one shard, each from a fresh state; those of a running shard follow each other.
+
+    ``kernels`` as for ``detector.StreamingModel``. Raises DataError, ModelFileError.
+    """
     shard = open_shard(folder, name)
     streaming = detector.StreamingModel(model, kernels=kernels)
+    if streaming.stride != detector.DEFAULT_STRIDE:
+        raise ModelFileError(
+            f"the model takes {streaming.stride} frames a step, not {detector.DEFAULT_STRIDE}",
+            hint="train it again with this version",
+        )
     traces: list[Trace] = []
-    for scene in shard.scenes:
+    for number, scene in enumerate(shard.scenes):
         frames = shard.features[scene.offset : scene.offset + scene.frames]
-        streaming.reset()
-        scores = streaming.scores(frontend.quantize_features(np.asarray(frames)))
-        hours = scene.frames * frontend.STEP_MS / 3.6e6
+        follows = shard.running and number > 0
+        if not follows:
+            streaming.reset()
         traces.append(
-            Trace(name=scene.name, scores=scores, hours=hours, speech_hours=scene.speech_s / 3600, events=scene.events)
+            Trace(
+                name=scene.name,
+                scores=streaming.scores(frontend.quantize_features(np.asarray(frames))),
+                hours=scene.frames * frontend.STEP_MS / 3.6e6,
+                speech_hours=scene.speech_s / 3600,
+                events=scene.events,
+                follows=follows,
+            )
         )
     return traces
 
@@ -54,7 +71,7 @@ def score_shard(model: bytes, folder: Path, name: str, kernels: str = "reference
 def score_shards(
     model: bytes, folder: Path, names: Sequence[str], *, processes: int, kernels: str = "reference"
 ) -> dict[str, list[Trace]]:
-    """Traces by shard name."""
+    """Traces by shard name, in the order of ``names``. Raises as ``score_shard``; ToolError when a worker is killed."""
     results = run_tasks(_score_named, [(model, folder, name, kernels) for name in names], processes=processes)
     found = dict(results)
     return {name: found[name] for name in names}
@@ -64,12 +81,16 @@ def _score_named(model: bytes, folder: Path, name: str, kernels: str) -> tuple[s
     return name, score_shard(model, folder, name, kernels)
 
 
+def event_steps(event: SpokenEvent) -> tuple[int, int]:
+    """First and one past the last score at which a detection counts for this word."""
+    stride = detector.DEFAULT_STRIDE
+    reaction = int(REACTION_S * 1000) // frontend.STEP_MS
+    return event.start_frame // stride, (event.end_frame + reaction) // stride + 1
+
+
 def event_peak(trace: Trace, event: SpokenEvent, window: int) -> int:
     """Highest window sum while the word may be detected; it wakes at cutoffs with ``sum > cutoff * window``."""
-    stride = detector.DEFAULT_STRIDE
-    start = event.start_frame // stride
-    stop = (event.end_frame + int(REACTION_S * 100)) // stride + 1
-    return detector.peak_window_sum(trace.scores, window, start, stop)
+    return detector.peak_window_sum(trace.scores, window, *event_steps(event))
 
 
 def wake_peaks(traces: Sequence[Trace], window: int, label: Label = Label.WAKE) -> npt.NDArray[np.int64]:
@@ -77,12 +98,23 @@ def wake_peaks(traces: Sequence[Trace], window: int, label: Label = Label.WAKE) 
     return np.array([event_peak(t, e, window) for t in traces for e in t.events if e.label is label], np.int64)
 
 
+def join_running(traces: Sequence[Trace]) -> list[Scores]:
+    """Scores of the traces, those that follow each other as one."""
+    runs: list[list[Scores]] = []
+    for trace in traces:
+        if trace.follows and runs:
+            runs[-1].append(trace.scores)
+        else:
+            runs.append([trace.scores])
+    return [np.concatenate(run) for run in runs]
+
+
 def count_false_accepts(traces: Sequence[Trace], window: int) -> tuple[npt.NDArray[np.int64], float]:
     """Detections at each cutoff 0..255 over traces without wake words, and their hours."""
     cutoffs = np.arange(256)
     total = np.zeros(256, np.int64)
-    for trace in traces:
-        total += detector.count_detections(trace.scores, cutoffs, window)
+    for scores in join_running(traces):
+        total += detector.count_detections(scores, cutoffs, window)
     return total, sum(t.hours for t in traces)
 
 

@@ -16,7 +16,7 @@ from mww_ha.evaluate.report import Report, Series, write_report
 from mww_ha.schema import Label, Progress, ProgressSink, no_progress
 from mww_ha.shards import read_index
 from mww_ha.store import Project, now, write_json
-from mww_ha.trials import REACTION_S, Trace
+from mww_ha.trials import Trace
 from mww_ha.workers import count_processes
 
 CONDITION_NAMES = {
@@ -60,7 +60,7 @@ def run(project: Project, *, run: str, report: ProgressSink = no_progress) -> Re
         provenance=_provenance(document, index),
     )
     warnings = list(result.warnings)
-    if not any(voice for voice in index["speakers"]["test"] if not _is_synthetic(voice)):
+    if all(map(_is_synthetic, index["speakers"]["test"])):
         warnings.append(
             "All wake words here are synthetic. People are harder: record your family and evaluate again before you "
             "trust the recall."
@@ -73,6 +73,7 @@ def run(project: Project, *, run: str, report: ProgressSink = no_progress) -> Re
 
 
 def _is_synthetic(voice: str) -> bool:
+    """Whether a speaker is ``engine:voice:speaker``; recordings of nobody in particular have an empty speaker."""
     return ":" in voice
 
 
@@ -89,8 +90,7 @@ def read_side(model: bytes, folder: Path, index: dict[str, Any], side: str, proc
             if family in KIND_NAMES:
                 continue
             for event in trace.events:
-                first = event.start_frame // detector.DEFAULT_STRIDE
-                last = (event.end_frame + int(REACTION_S * 100)) // detector.DEFAULT_STRIDE + 1
+                first, last = trials.event_steps(event)
                 if event.label is Label.WAKE and family in CONDITION_NAMES:
                     wake.append(
                         WakeEvent(
@@ -114,7 +114,7 @@ def read_side(model: bytes, folder: Path, index: dict[str, Any], side: str, proc
                     )
         if family in ("ambient", "varied"):
             ambient += [_ambient(trace, KIND_NAMES[family]) for trace in trials.group_traces(traces, own)]
-        elif family == "real":
+        elif family == "real" and any(traces[name] for name in own):
             ambient += [_joined(trials.group_traces(traces, own), KIND_NAMES[family])]
     return TraceSet(wake=wake, ambient=ambient, lures=lures)
 
