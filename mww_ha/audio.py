@@ -356,7 +356,7 @@ def _write_encoded(path: Path, samples: NDArray[Any], format: str, subtype: str,
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE_HZ, format=format, subtype=subtype)
     with store.atomic_write(path, durable=durable) as file:
-        file.write(buffer.getbuffer())
+        file.write(buffer.getvalue())
 
 
 def samples_digest(samples: NDArray[Any]) -> str:

@@ -165,7 +165,7 @@ def judge(args: argparse.Namespace) -> None:
     for path in args.model:
         if path.suffix == ".json":
             manifest = detector.load_manifest(path)
-            model, window, cutoff = manifest.model_path, manifest.sliding_window_size, manifest.cutoff
+            model, window, cutoff = manifest.model_path, manifest.sliding_window, manifest.cutoff
         else:
             model, window, cutoff = path, 5, 128
         results.append(_judge_model(path.stem, model, window, args.cutoff or cutoff, cache, ambient))
