@@ -57,7 +57,7 @@ def _layers() -> Any:
     import keras
     from keras import ops
 
-    class Depthwise(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    class Depthwise(keras.layers.Layer):  # type: ignore[misc]
         """Sum of depthwise branches and an identity, computed as one kernel. [b, t, c] → [b, t - kernel + 1, c]."""
 
         def __init__(self, kernel: int, **kwargs: Any) -> None:
@@ -89,7 +89,7 @@ def _layers() -> Any:
         def call(self, x: Any) -> Any:
             return ops.depthwise_conv(x, self.fused()[:, :, None], strides=1, padding="valid")
 
-    class Pointwise(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    class Pointwise(keras.layers.Layer):  # type: ignore[misc]
         """Two matrices with gains, and an identity where the widths allow it, computed as one."""
 
         def __init__(self, filters: int, **kwargs: Any) -> None:

@@ -178,8 +178,7 @@ class _Model:
         self.scales["input"] = (float(np.float32(FEATURE_STEP)), -128)
         self.scales["logit"] = _affine(-LOGIT_LIMIT, LOGIT_LIMIT)
         for i, block in enumerate(net.blocks):
-            low, high = ranges[f"b{i}"]
-            self.scales[f"b{i}"] = _affine(0.0, high)
+            self.scales[f"b{i}"] = _affine(0.0, ranges[f"b{i}"][1])
             if not block.residual:
                 self.scales[f"b{i}.pw"] = self.scales[f"b{i}"]
         self.scales["stem"] = _affine(0.0, ranges["stem"][1])

@@ -156,17 +156,17 @@ def scale_logits(net: FusedNet, gain: float, offset: float) -> FusedNet:
 def to_arrays(net: FusedNet) -> dict[str, Array]:
     """Flat name → array, for ``numpy.savez``."""
     arrays: dict[str, Array] = {
-        "stride": np.float32(net.stride),  # type: ignore[dict-item]
+        "stride": np.array(net.stride, np.float32),
         "stem": net.stem,
         "stem_bias": net.stem_bias,
         "head": net.head,
-        "head_bias": np.float32(net.head_bias),  # type: ignore[dict-item]
+        "head_bias": np.array(net.head_bias, np.float32),
     }
     for i, block in enumerate(net.blocks):
         arrays[f"b{i}.depthwise"] = block.depthwise
         arrays[f"b{i}.pointwise"] = block.pointwise
         arrays[f"b{i}.bias"] = block.bias
-        arrays[f"b{i}.residual"] = np.float32(block.residual)  # type: ignore[dict-item]
+        arrays[f"b{i}.residual"] = np.array(block.residual, np.float32)
     return arrays
 
 
