@@ -62,18 +62,24 @@ def digest_inputs(project: Project, stage: str) -> str:
         return feature_set_id(project, project.catalogue.clips())
     earlier = project.catalogue.stage(STAGES[STAGES.index(stage) - 1])
     before = earlier[1] if earlier else {}
-    return digest([stage, before, dataclasses.asdict(settings.train), dataclasses.asdict(settings.export)])
+    budget = settings.export.false_accepts_per_hour
+    own: dict[str, list[Any]] = {
+        "train": [dataclasses.asdict(settings.train), budget],
+        "evaluate": [budget],
+        "export": [settings.phrase, settings.language, dataclasses.asdict(settings.export)],
+    }
+    return digest([stage, before, own[stage]])
 
 
 def _is_there(project: Project, stage: str, result: dict[str, Any]) -> bool:
     """Whether what a finished stage made still lies on disk."""
-    files = {
-        "prepare": lambda: project.root / result["path"] / "index.json",
-        "train": lambda: project.root / result["path"] / "net.npz",
-        "evaluate": lambda: project.root / result["path"],
-        "export": lambda: project.root / result["manifest_path"],
+    files: dict[str, Callable[[], tuple[Path, ...]]] = {
+        "prepare": lambda: (Path(result["path"], "index.json"),),
+        "train": lambda: (Path(result["path"], "net.npz"), Path(result["path"], "candidate.tflite")),
+        "evaluate": lambda: (Path(result["path"]), Path(result["path"]).with_suffix(".json")),
+        "export": lambda: (Path(result["manifest_path"]), Path(result["model_path"]), Path(result["about_path"])),
     }
-    return stage not in files or files[stage]().exists()
+    return stage not in files or all((project.root / path).exists() for path in files[stage]())
 
 
 def _newest(project: Project, stage: str) -> dict[str, Any]:
@@ -143,9 +149,20 @@ class Summary:
 
     def text(self) -> str:
         """The end of the quickstart on a terminal."""
-        lines = ["", self.rates, "", "Tried on voices that training never heard:", *(f"  {line}" for line in self.trial)]
+        lines = [
+            "",
+            self.rates,
+            "",
+            "Tried on voices that training never heard:",
+            *(f"  {line}" for line in self.trial),
+        ]
         checked = "accepted by ESPHome" if self.yaml_checked else "not checked: ESPHome is not installed"
-        lines += ["", f"  model     {self.manifest}", f"  report    {self.report}", f"  ESPHome   {self.yaml} ({checked})"]
+        lines += [
+            "",
+            f"  model     {self.manifest}",
+            f"  report    {self.report}",
+            f"  ESPHome   {self.yaml} ({checked})",
+        ]
         lines += ["", *self.advice]
         lines += ["", f"{self.duration_s / 60:.1f} minutes, {self.peak_memory_mb:.0f} MB of memory at the most"]
         return "\n".join(lines)
@@ -210,12 +227,12 @@ def try_out(project: Project, model: dict[str, Any]) -> tuple[str, ...]:
             sound = np.concatenate([room, audio.read_samples(project.root / clip.path), room[:SAMPLE_RATE_HZ]])
             streaming.reset()
             scores = streaming.scores(frontend.quantize_features(frontend.features(sound)))
-            found = detector.detect(scores, cutoff=manifest.cutoff, window=manifest.sliding_window_size)
+            found = detector.detect(scores, cutoff=manifest.cutoff, window=manifest.sliding_window)
             said = f"{clip.text!r} by {clip.speaker}"
             if found:
-                lines.append(f"woke at score {found[0].score / 255:.2f} on {said}")
+                lines.append(f"woke at score {found[0].score:.2f} on {said}")
             else:
-                peak = detector.peak_window_sum(scores, manifest.sliding_window_size) / manifest.sliding_window_size
+                peak = detector.peak_window_sum(scores, manifest.sliding_window) / manifest.sliding_window
                 lines.append(f"slept (highest score {peak / 255:.2f} of {manifest.cutoff / 255:.2f}) on {said}")
     return tuple(lines)
 
@@ -225,9 +242,7 @@ def _advise(project: Project) -> tuple[str, ...]:
     clips = project.catalogue.clips()
     lines: list[str] = []
     if not any(c.label is Label.WAKE and c.origin is not Origin.SYNTHESIZED for c in clips):
-        lines.append(
-            "This model has heard synthesized voices only: it is a start. People differ; what would help, in this order:"
-        )
+        lines.append("This model has heard synthesized voices only: it is a start. What would help, in this order:")
         lines.append("  record your family saying it:  mww-ha import FOLDER --label wake --speaker NAME")
     engines = {c.speaker.partition(":")[0] for c in clips if c.label is Label.WAKE and c.origin is Origin.SYNTHESIZED}
     if "piper" not in engines:

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -30,22 +29,37 @@ def count_processes(wanted: int = 0) -> int:
 
 
 def follow_parent() -> None:
-    """Ends this process soon after its parent is gone, however the parent died; leaves Ctrl-C to the parent."""
+    """Ends this child process when its parent is gone, however the parent died; leaves Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
+_failure: Exception | None = None
+"""What went wrong in this worker before its first task: a pool would only say that a process is gone."""
+
+
 def _start(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    global _failure  # noqa: PLW0603  one per worker process, set once
     follow_parent()
-    if prepare is not None:
-        prepare(*arguments)
+    try:
+        if prepare is not None:
+            prepare(*arguments)
+    except Exception as error:  # noqa: BLE001  the first task raises it in the parent
+        _failure = error
+
+
+def _work(function: Callable[..., Result], task: tuple[Any, ...]) -> Result:
+    if _failure is not None:
+        raise _failure
+    return function(*task)
 
 
 def run_tasks(
@@ -58,7 +72,7 @@ def run_tasks(
 ) -> Iterator[Result]:
     """``function(*task)`` for every task, results in order of completion; one process runs them right here.
 
-    ``prepare(*arguments)`` runs once in every process before its first task. Raises what a task raises, and
+    ``prepare(*arguments)`` runs once in every process before its first task. Raises what it or a task raises, and
     ToolError when a process is killed (out of memory).
     """
     tasks = list(tasks)
@@ -73,7 +87,7 @@ def run_tasks(
         min(processes, len(tasks)), mp_context=context, initializer=_start, initargs=(prepare, arguments)
     )
     try:
-        waiting = [pool.submit(function, *task) for task in tasks]
+        waiting = [pool.submit(_work, function, task) for task in tasks]
         for future in concurrent.futures.as_completed(waiting):
             yield future.result()
     except concurrent.futures.process.BrokenProcessPool as error:

@@ -37,7 +37,8 @@ def feature_set_id(project: Project, clips: Sequence[Clip]) -> str:
     """Digest of everything the frames depend on."""
     settings = project.settings
     inputs = [VERSION, [(c.id, c.speaker, c.session, c.take) for c in clips]]
-    inputs += [dataclasses.asdict(s) for s in (settings.split, settings.augment, settings.prepare)]
+    rendering = dataclasses.replace(settings.prepare, processes=0)  # how many share the work changes no frame
+    inputs += [dataclasses.asdict(s) for s in (settings.split, settings.augment, rendering)]
     return digest(inputs)
 
 
@@ -71,7 +72,9 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> FeatureSet:
     for split in Split:
         report(Progress(stage="prepare", message=f"reading clips of the {split} side"))
         pools[split] = folder / f"pool-{split}.i16"
-        features.build_pool(project.root, by_side[split], pools[split])
+        left_out = set(features.build_pool(project.root, by_side[split], pools[split])["left_out"])
+        by_side[split] = [clip for clip in by_side[split] if clip.id not in left_out]
+    _check_sides(project, by_side)
     plans = _plan(project, by_side)
     settings = project.settings.prepare
     seconds = 0.0
@@ -97,12 +100,32 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> FeatureSet:
     for path in pools.values():
         path.unlink(missing_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)  # what a killed run was writing
     write_json(index_path, document)
     return _feature_set(document)
 
 
+def _check_sides(project: Project, by_side: dict[Split, list[Clip]]) -> None:
+    """Raises DataError when a side lacks what training or judging needs; ``by_side`` holds usable clips only."""
+    more_speech = "make more with: mww-ha synthesize, or import more speakers with: mww-ha import DIR --label speech"
+    for split in Split:
+        labels = {clip.label for clip in by_side[split]}
+        if Label.WAKE not in labels:
+            raise DataError(
+                f"the {split} side has no clip of {project.settings.phrase!r} that is between 0.05 and "
+                f"{features.LONGEST_WORD_S:g} seconds long without its silence",
+                hint="add voices (mww-ha synthesize) or people (mww-ha import DIR --label wake --speaker NAME), "
+                "or cut long recordings to one wake word each",
+            )
+        if split is Split.TRAIN and not labels & {Label.SPEECH, Label.CONFUSABLE}:
+            raise DataError("the train side has no speech that must not wake", hint=more_speech)
+        if split is not Split.TRAIN and not labels & {Label.SPEECH, Label.NOISE}:
+            raise DataError(f"the {split} side has no speech or noise to count false accepts on", hint=more_speech)
+
+
 def _plan(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]:
-    """Every shard of the feature set, long ones first so that no process waits at the end."""
+    """Every shard of the feature set, the largest first so that no process waits for it at the end."""
     settings = project.settings.prepare
     plans: list[ShardPlan] = []
     hours = {
@@ -119,10 +142,6 @@ def _plan(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]
     for code, split in ((10, Split.VALIDATION), (20, Split.TEST)):
         clips = by_side[split]
         wakes = _choose_trials([c for c in clips if c.label is Label.WAKE], settings.trial_wakes, settings.seed)
-        if not wakes:
-            raise DataError(
-                f"no voice of the {split} side says {project.settings.phrase!r}", hint="add voices or people"
-            )
         for number, condition in enumerate(CONDITIONS):
             plans += _trial_shards(f"{split}-{condition}", split, condition, wakes, (settings.seed, code + number))
         lures = _choose_trials(
@@ -143,7 +162,7 @@ def _plan(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]
                 )
             ids = tuple(c.id for c in real)
             plans.append(ShardPlan(name=f"{split}-real", split=split, family="real", scenes=len(ids), clips=ids))
-    return plans
+    return sorted(plans, key=lambda plan: plan.family != "real")
 
 
 def _trial_shards(
@@ -180,8 +199,7 @@ def _choose_trials(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
         queues = [list(turns[name]) for name in sorted(turns) if (name in real) is wanted]
         while queues and len(chosen) < limit:
             queues = [queue for queue in queues if queue]
-            for queue in queues:
-                chosen.append(queue.pop())
+            chosen += [queue.pop() for queue in queues]
     return chosen[:limit]
 
 

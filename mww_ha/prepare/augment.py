@@ -6,14 +6,15 @@ is read off the first argument. What is random is decided by the caller and pass
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mww_ha.schema import SAMPLE_RATE_HZ
 
-Batch = npt.NDArray[np.float32]
+Batch: TypeAlias = Any
+"""float32 [clips, samples] of NumPy or CuPy; what is per clip is [clips] of either."""
 
 EQ_BANDS_HZ = (80.0, 200.0, 450.0, 1000.0, 2200.0, 4500.0, 7800.0)
 """Where a response curve is given; between them it is linear in decibels over log frequency."""
@@ -32,9 +33,9 @@ def array_module(array: Any) -> Any:
 
 def _signal_module(xp: Any) -> Any:
     if xp is np:
-        import scipy.signal as signal
+        from scipy import signal
     else:
-        import cupyx.scipy.signal as signal
+        from cupyx.scipy import signal
     return signal
 
 
@@ -85,13 +86,13 @@ def change_speed(clips: Batch, factors: Any) -> Batch:
     flat, at = padded.ravel(), xp.minimum(index, clips.shape[1]) + row
     a, b, c, d = (flat[at + k] for k in range(4))
     out = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
-    return (out * (position < clips.shape[1])).astype(xp.float32)  # type: ignore[no-any-return]
+    return (out * (position < clips.shape[1])).astype(xp.float32)
 
 
 def colour_response(clips: Batch, curves_db: Any) -> Batch:
     """A microphone's or a room's response: gains ``curves_db`` [clips, len(EQ_BANDS_HZ)], linear phase, no delay."""
     xp = array_module(clips)
-    curves = np.asarray(curves_db if xp is np else curves_db.get(), np.float64)
+    curves = np.asarray(curves_db if array_module(curves_db) is np else curves_db.get(), np.float64)
     grid = np.linspace(0, SAMPLE_RATE_HZ / 2, _EQ_TAPS // 2 + 1)
     position = np.log(np.maximum(grid, 20.0))
     bands = np.log(np.array(EQ_BANDS_HZ))
@@ -101,18 +102,21 @@ def colour_response(clips: Batch, curves_db: Any) -> Batch:
         response = decibels(np.interp(position, bands, curve))
         taps[i] = np.roll(np.fft.irfft(response, _EQ_TAPS), _EQ_TAPS // 2) * window
     signal = _signal_module(xp)
-    return signal.oaconvolve(clips, xp.asarray(taps, xp.float32), mode="same", axes=1).astype(xp.float32)  # type: ignore[no-any-return]
+    return signal.oaconvolve(clips, xp.asarray(taps, xp.float32), mode="same", axes=1).astype(xp.float32)
 
 
 def reverberate(clips: Batch, rirs: Batch) -> Batch:
     """Each clip in a room: ``rirs`` [clips, taps] whose direct sound is at tap 0. Same length, same onset."""
     xp = array_module(clips)
     wet = _signal_module(xp).oaconvolve(clips, rirs, mode="full", axes=1)
-    return wet[:, : clips.shape[1]].astype(xp.float32)  # type: ignore[no-any-return]
+    return wet[:, : clips.shape[1]].astype(xp.float32)
 
 
 def align_rir(rir: npt.NDArray[np.float32], taps: int) -> npt.NDArray[np.float32]:
-    """A measured response [n] with its direct sound at tap 0, cut or padded to ``taps``, unit energy of direct sound."""
+    """A measured response [n], cut or padded to ``taps`` so that its peak is at most half a millisecond (8 taps) in.
+
+    The direct sound, the first 2.5 ms, has unit energy.
+    """
     peak = int(np.argmax(np.abs(rir)))
     cut = rir[max(0, peak - 8) :][:taps].astype(np.float32)
     direct = float(np.sqrt(np.sum(cut[: SAMPLE_RATE_HZ // 400] ** 2))) or 1.0
@@ -149,7 +153,10 @@ def make_rirs(rng: np.random.Generator, count: int, taps: int) -> Batch:
 
 
 def make_noise(rng: np.random.Generator, count: int, samples: int, exponents: Any) -> Batch:
-    """Coloured noise [count, samples] of unit RMS: power falls with frequency to the ``exponents`` [count] (0 white, 1 pink)."""
+    """Coloured noise [count, samples] of unit RMS over a turn of 4.1 s, then the same again.
+
+    Power falls with frequency to the ``exponents`` [count] (0 white, 1 pink). NumPy only.
+    """
     size = 1 << 16
     spectrum = rng.standard_normal((count, size // 2 + 1)) + 1j * rng.standard_normal((count, size // 2 + 1))
     frequency = np.maximum(np.arange(size // 2 + 1), 1.0)
@@ -180,4 +187,4 @@ def saturate(clips: Batch, drives: Any) -> Batch:
     xp = array_module(clips)
     drive = xp.maximum(xp.asarray(drives, xp.float32), 1e-3)[:, None]
     peak = xp.maximum(xp.abs(clips).max(axis=1), 1e-9)[:, None]
-    return (xp.tanh(clips / peak * drive) / xp.tanh(drive) * peak).astype(xp.float32)  # type: ignore[no-any-return]
+    return (xp.tanh(clips / peak * drive) / xp.tanh(drive) * peak).astype(xp.float32)

@@ -144,7 +144,19 @@ def count_frames_before(sample: int) -> int:
     return frontend.n_frames(sample)
 
 
-def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
+def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[tuple[str, Scene]]:
+    """Each scene with its name: of recordings the clip's id, of others the shard's name and a number."""
+    if plan.family == "real":
+        by_id = {word.clip: word for word in (*maker.pool.words, *maker.pool.noises)}
+        for word in (by_id[clip] for clip in plan.clips if clip in by_id):
+            sound = maker.pool.samples[word.start : word.start + word.length]
+            yield word.clip, Scene(samples=np.asarray(sound), events=())
+        return
+    for number, scene in enumerate(_rendered(plan, maker)):
+        yield f"{plan.name}/{number}", scene
+
+
+def _rendered(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
     rng = np.random.default_rng(plan.seed)
     maker.samples = int(plan.scene_s * SAMPLE_RATE_HZ)
     if plan.family in TRAIN_KINDS and plan.split is Split.TRAIN:
@@ -157,11 +169,6 @@ def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
     else:
         by_id = {word.clip: word for word in (*maker.pool.words, *maker.pool.noises)}
         words = [by_id[clip] for clip in plan.clips if clip in by_id]
-        if plan.family == "real":
-            for word in words:
-                sound = maker.pool.samples[word.start : word.start + word.length]
-                yield Scene(samples=np.asarray(sound), events=())
-            return
         condition = CONDITIONS["quiet"] if plan.family == "lures" else CONDITIONS[plan.family]
         for first in range(0, len(words), 10):
             yield maker.make_trial(words[first : first + 10], condition, rng, 2.0)
@@ -173,15 +180,18 @@ def render_shard(plan: ShardPlan, maker: SceneMaker, folder: Path) -> float:
     Training scenes lose their lead (the frontend is cold in it); trials and ambient keep it, since the detector
     ignores its first second anyway and state should be warm.
     """
-    done = folder / f"{plan.name}.json"
-    if done.exists():
-        return float(json.loads(done.read_text())["duration_s"])
+    done, path = folder / f"{plan.name}.json", folder / f"{plan.name}.u16"
+    if done.exists() and path.exists():
+        document = json.loads(done.read_text())
+        # A power cut may leave the row and lose the frames, which are not waited for.
+        if path.stat().st_size == sum(row["frames"] for row in document["scenes"]) * frontend.CHANNELS * 2:
+            return float(document["duration_s"])
     skip = count_frames_before(int(LEAD_S * SAMPLE_RATE_HZ)) if plan.split is Split.TRAIN else 0
     rows: list[dict[str, Any]] = []
     offset, duration_s = 0, 0.0
     stream = frontend.Frontend()
-    with atomic_write(folder / f"{plan.name}.u16", durable=False) as file:
-        for number, scene in enumerate(_scenes(plan, maker)):
+    with atomic_write(path, durable=False) as file:
+        for name, scene in _scenes(plan, maker):
             if plan.family != "real":
                 stream = frontend.Frontend()
             frames = stream.process(scene.samples)[skip:]
@@ -198,7 +208,7 @@ def render_shard(plan: ShardPlan, maker: SceneMaker, folder: Path) -> float:
             speech_s = sum(e.end - e.start for e in scene.events) / SAMPLE_RATE_HZ
             rows.append(
                 {
-                    "name": plan.clips[number] if plan.family == "real" else f"{plan.name}/{number}",
+                    "name": name,
                     "offset": offset,
                     "frames": len(frames),
                     "speech_s": round(speech_s, 3),

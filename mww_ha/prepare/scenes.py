@@ -104,7 +104,7 @@ class Pool:
 
     def load(self, word: Word) -> Floats:
         """Its samples as float32 in -1..1."""
-        return self.samples[word.start : word.start + word.length].astype(np.float32) / 32768
+        return self.samples[word.start : word.start + word.length].astype(np.float32) / np.float32(32768)
 
 
 class SceneMaker:
@@ -244,7 +244,7 @@ class SceneMaker:
         block = 160
         steps = np.linspace(0, len(points) - 1, -(-self.samples // block))
         swell = augment.decibels(np.interp(steps, np.arange(len(points)), points)).astype(np.float32)
-        sound = sound * np.repeat(swell, block)[: self.samples]
+        sound = np.asarray(sound * np.repeat(swell, block)[: self.samples], np.float32)
         if rng.random() < 0.3:
             time_s = np.arange(self.samples) / SAMPLE_RATE_HZ
             hum = rng.uniform(45, 400)
@@ -315,7 +315,8 @@ class SceneMaker:
             rir = self.pool.rirs[int(rng.integers(len(self.pool.rirs)))][None]
         else:
             rir = augment.make_rirs(rng, 1, RIR_TAPS)
-        return augment.reverberate(track[None], rir)[0]
+        wet: Floats = augment.reverberate(track[None], rir)[0]
+        return wet
 
     def finish(
         self,
@@ -350,10 +351,11 @@ class SceneMaker:
             ceiling = self._chance(s.clipping, rng, 1.0)
             if ceiling < 1:
                 mix = augment.limit_peaks(mix[None], np.array([ceiling]))[0]
-        level_db = float(rng.uniform(*s.level_dbfs)) if varied else -26.0
+        level_db = float(rng.uniform(s.level_dbfs[0], s.level_dbfs[1])) if varied else -26.0
         mix = mix / (float(np.sqrt(np.mean(mix**2))) + 1e-9) * augment.decibels(level_db)
         floor = rng.standard_normal(len(mix)).astype(np.float32) * np.float32(augment.decibels(-84.0))
-        return np.clip(np.rint((mix + floor) * 32768), -32768, 32767).astype(np.int16)
+        samples: npt.NDArray[np.int16] = np.clip(np.rint((mix + floor) * 32768), -32768, 32767).astype(np.int16)
+        return samples
 
     # ---- scenes ------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from mww_ha import frontend, trials
 from mww_ha.nn import quantize
 from mww_ha.nn.streaming import FusedNet, scale_logits
 from mww_ha.schema import Label
-from mww_ha.shards import Shard, open_shard
-from mww_ha.train.mining import WINDOW, real_features, score_shard, smooth
+from mww_ha.shards import open_shard
+from mww_ha.train.mining import WINDOW, score_shard, smooth
 
 CONDITION_FAMILIES = ("quiet", "noise", "babble", "room")
 AMBIENT_FAMILIES = ("ambient", "varied", "real")
@@ -67,12 +67,12 @@ class Judge:
 
     def recordings(self) -> list[npt.NDArray[np.int8]]:
         """int8 training sound to measure ranges on."""
-        found = []
+        pieces = []
         for shard in self._calibration:
             step = max(CALIBRATION_FRAMES, len(shard.features) // 6)
-            for start in range(0, max(1, len(shard.features) - CALIBRATION_FRAMES), step):
-                found.append(frontend.quantize_features(np.asarray(shard.features[start : start + CALIBRATION_FRAMES])))
-        return found
+            starts = range(0, max(1, len(shard.features) - CALIBRATION_FRAMES), step)
+            pieces += [np.asarray(shard.features[start : start + CALIBRATION_FRAMES]) for start in starts]
+        return [frontend.quantize_features(piece) for piece in pieces]
 
     def find_scale(self, forward: Any, receptive_frames: int) -> tuple[float, float]:
         """Gain and offset of the logit so that the cutoffs for 0.1 to 2 false accepts per hour are apart.
@@ -134,5 +134,6 @@ class Judge:
 def average(weights: Sequence[Sequence[npt.NDArray[np.float32]]]) -> list[npt.NDArray[np.float32]]:
     """Mean of several networks' weights, tensor by tensor."""
     return [
-        np.mean(np.stack(group), axis=0, dtype=np.float64).astype(np.float32) for group in zip(*weights, strict=True)
+        np.asarray(np.mean(np.stack(group), axis=0, dtype=np.float64), np.float32)
+        for group in zip(*weights, strict=True)
     ]

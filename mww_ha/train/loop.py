@@ -10,22 +10,25 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mww_ha.config import TrainSettings
+from mww_ha.errors import DataError
 from mww_ha.nn import mixednet
 from mww_ha.nn.streaming import FEATURE_STEP
 from mww_ha.schema import Progress, ProgressSink
-from mww_ha.store import atomic_write
+from mww_ha.store import atomic_write, storage_errors
 from mww_ha.train import mining
 from mww_ha.train.sampler import CORE, NEGATIVE, ZONE, Batch, Sampler
 
@@ -159,25 +162,56 @@ class Trainer:
 
 
 @contextmanager
+def hold_stops() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and a termination signal wait until what this gives is called, so that no step is cut in half.
+
+    They are delivered to the handlers that were there before. Outside the main thread, which gets no signals, nothing
+    is held.
+    """
+    waiting: list[tuple[int, FrameType | None]] = []
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+
+    def deliver() -> None:
+        if waiting:
+            number, frame = waiting.pop(0)
+            handlers[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for wanted in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(wanted)
+            if callable(handler):
+                handlers[wanted] = handler
+                signal.signal(wanted, lambda number, frame: waiting.append((number, frame)))
+    try:
+        yield deliver
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    deliver()
+
+
+@contextmanager
 def draw_ahead(draw: Callable[[int], Batch], first: int, last: int) -> Iterator[Iterator[Batch]]:
     """Batches of the steps first..last-1, made in a thread while the step before runs."""
     waiting: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=4)
     stop = threading.Event()
 
+    def hand_over(item: Batch | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
     def fill() -> None:
         try:
             for step in range(first, last):
-                item: Batch | BaseException = draw(step)
-                while not stop.is_set():
-                    try:
-                        waiting.put(item, timeout=0.2)
-                        break
-                    except queue.Full:
-                        continue
+                hand_over(draw(step))
                 if stop.is_set():
                     return
         except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
-            waiting.put(error)
+            hand_over(error)
 
     def batches() -> Iterator[Batch]:
         for _ in range(first, last):
@@ -214,22 +248,31 @@ def train_steps(
     log: Path,
     *,
     report: ProgressSink,
-    started: float | None = None,
 ) -> None:
-    """Steps up to ``until``; appends a LogRow every 20 to ``log`` (JSON lines)."""
+    """Steps up to ``until``; appends a LogRow every 20 to ``log`` (JSON lines).
+
+    A stop comes between two steps. Raises DataError when the losses are no longer numbers, StorageError.
+    """
     settings = trainer.settings
-    sums = np.zeros(3)
-    count = 0
     pending: list[tuple[Any, Any, Any]] = []
     last = time.monotonic()
-    with draw_ahead(sampler.draw, trainer.step, until) as batches, log.open("a") as file:
+    with (
+        storage_errors(log),
+        hold_stops() as stop_here,
+        draw_ahead(sampler.draw, trainer.step, until) as batches,
+        log.open("a") as file,
+    ):
         for batch in batches:
             pending.append(trainer.learn(batch))
             if trainer.step % LOG_EVERY == 0 or trainer.step == until:
                 rows = np.array([[float(v) for v in row] for row in pending])
                 pending.clear()
-                sums, count = rows.sum(axis=0), len(rows)
-                wake, negative, norm = (sums / count).tolist()
+                wake, negative, norm = rows.mean(axis=0).tolist()
+                if not np.isfinite(rows).all():
+                    raise DataError(
+                        f"training diverged before step {trainer.step}: the losses are no longer numbers",
+                        hint=f"use a smaller train.learning_rate than {settings.learning_rate:g}",
+                    )
                 row = {
                     "step": trainer.step,
                     "loss": wake + settings.negative_weight * negative,
@@ -245,3 +288,4 @@ def train_steps(
                 report(
                     Progress(stage="train", message="learning", done=trainer.step, total=settings.steps, unit="steps")
                 )
+            stop_here()

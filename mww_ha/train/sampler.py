@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mww_ha import frontend
+from mww_ha.errors import ConfigError
 from mww_ha.nn.mixednet import STRIDE
 from mww_ha.schema import Label
 
@@ -103,6 +104,8 @@ class Sampler:
         warp: bool,
         seed: int,
     ) -> None:
+        if shares.wake <= 0:
+            raise ConfigError("train.wake_share is 0", hint="without wake words there is nothing to learn: try 0.3")
         self.length = receptive_frames + (OUTPUT_STEPS - 1) * STRIDE
         self.batch = batch
         self.shares = shares
