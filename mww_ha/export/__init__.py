@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mww_ha import detector
-from mww_ha.errors import DataError, ExportRefusedError
+from mww_ha.errors import DataError, ExportRefusedError, ManifestError
 from mww_ha.export import parity
 from mww_ha.export.manifest import about_path, model_file_stem, write_about, write_manifest
 from mww_ha.schema import ModelArtifact, Progress, ProgressSink, no_progress
@@ -23,14 +23,21 @@ LEVEL_NAMES = {"low": "slightly", "medium": "moderately", "high": "very"}
 
 
 def run(project: Project, *, run: str, report: ProgressSink = no_progress) -> ModelArtifact:
-    """Checks the run's INT8 file and writes it with its manifest. Raises ExportRefusedError with every reason."""
+    """Checks the run's INT8 file and writes it with its manifest and what is known about it.
+
+    Raises ExportRefusedError with every reason, DataError and ModelFileError when a piece of the run is missing or
+    damaged, ManifestError when ESPHome would not take a setting; then nothing is in ``models/``.
+    """
     settings = project.settings
     place = project.runs_dir / run
     document = next((d for d in project.catalogue.runs() if d["id"] == run and d["outcome"] == "done"), None)
     report_path = project.reports_dir / f"{run}.json"
     if document is None or not report_path.exists():
         raise DataError(f"run {run} is not trained and evaluated", hint="run: mww-ha run")
-    judged = json.loads(report_path.read_text())
+    try:
+        judged = json.loads(report_path.read_text())
+    except ValueError as error:
+        raise DataError(f"{report_path} is damaged: {error}", hint="run: mww-ha evaluate") from None
     levels = {level["name"]: level for level in judged["levels"]}
     medium = levels["medium"]
     model = detector.read_model(place / "candidate.tflite")
@@ -52,22 +59,27 @@ def run(project: Project, *, run: str, report: ProgressSink = no_progress) -> Mo
             hint="train again with another seed (--set train.seed=2) or more steps; the report is kept",
         )
     stem = model_file_stem(project.slug, model)
-    model_path = project.models_dir / f"{stem}.tflite"
+    model_path, manifest_path = (project.models_dir / f"{stem}{suffix}" for suffix in (".tflite", ".json"))
+    known = model_path.exists()
     with atomic_write(model_path) as file:
         file.write(model)
     arena = next(c.value for c in checks if c.name == "tensor arena")
-    manifest_path = project.models_dir / f"{stem}.json"
-    manifest = write_manifest(
-        manifest_path,
-        phrase=settings.phrase,
-        model_file=model_path.name,
-        author=settings.export.author,
-        website=settings.export.website,
-        languages=[settings.language],
-        probability_cutoff=float(medium["probability"]),
-        sliding_window=int(medium["window"]),
-        tensor_arena_bytes=round_up(int(arena * settings.export.arena_margin)),
-    )
+    try:
+        manifest = write_manifest(
+            manifest_path,
+            phrase=settings.phrase,
+            model_file=model_path.name,
+            author=settings.export.author,
+            website=settings.export.website,
+            languages=[settings.language],
+            probability_cutoff=float(medium["probability"]),
+            sliding_window=int(medium["window"]),
+            tensor_arena_bytes=round_up(int(arena * settings.export.arena_margin)),
+        )
+    except ManifestError:
+        if not known:
+            model_path.unlink()
+        raise
     about = {
         "phrase": settings.phrase,
         "made_at": now(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mww_ha import detector, frontend, trials
-from mww_ha.errors import ModelFileError
+from mww_ha.errors import DataError, ModelFileError
 from mww_ha.export.manifest import write_manifest
 from mww_ha.nn import streaming
 from mww_ha.nn.streaming import FusedNet
@@ -22,8 +23,28 @@ from mww_ha.shards import open_shard
 
 OPERATORS_SOURCE = "ESPHome 2026.10.0 (and 2026.6.5), micro_wake_word: streaming_model.cpp, register_streaming_ops_"
 OPERATORS = frozenset(
-    "CALL_ONCE VAR_HANDLE RESHAPE READ_VARIABLE STRIDED_SLICE CONCATENATION ASSIGN_VARIABLE CONV_2D MUL ADD MEAN "
-    "FULLY_CONNECTED LOGISTIC QUANTIZE DEPTHWISE_CONV_2D AVERAGE_POOL_2D MAX_POOL_2D PAD PACK SPLIT_V".split()
+    {
+        "ADD",
+        "ASSIGN_VARIABLE",
+        "AVERAGE_POOL_2D",
+        "CALL_ONCE",
+        "CONCATENATION",
+        "CONV_2D",
+        "DEPTHWISE_CONV_2D",
+        "FULLY_CONNECTED",
+        "LOGISTIC",
+        "MAX_POOL_2D",
+        "MEAN",
+        "MUL",
+        "PACK",
+        "PAD",
+        "QUANTIZE",
+        "READ_VARIABLE",
+        "RESHAPE",
+        "SPLIT_V",
+        "STRIDED_SLICE",
+        "VAR_HANDLE",
+    }
 )
 """What the firmware can run; anything else stops the device when it loads the model."""
 
@@ -38,6 +59,10 @@ SCORE_TOLERANCE = 0.12
 """Window means of the INT8 file and of floating point, as probabilities. A decision may differ only within it."""
 
 PARITY_FRAMES = 3000
+"""Frames of each kind of validation sound that both forms and both runtimes hear."""
+
+FEWEST_FRAMES = 1000
+
 FLOAT_TRIALS = 8
 """Scenes per condition that are also scored in floating point."""
 
@@ -58,9 +83,15 @@ def sha256(content: bytes) -> str:
 
 
 def load_net(path: Path) -> FusedNet:
-    """The fused network of a run's ``net.npz``."""
-    with np.load(path) as archive:
-        return streaming.from_arrays({n: archive[n] for n in archive.files if not n.startswith("range.")})
+    """The fused network of a run's ``net.npz``. Raises ModelFileError when it is missing or damaged."""
+    try:
+        with np.load(path) as archive:
+            return streaming.from_arrays({n: archive[n] for n in archive.files if not n.startswith("range.")})
+    except FileNotFoundError:
+        reason = "is missing"
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        reason = f"is damaged: {error!r}"
+    raise ModelFileError(f"{path} {reason}", hint=f"delete the folder {path.parent} and run: mww-ha train")
 
 
 def check(
@@ -73,30 +104,33 @@ def check(
     window: int,
     judged: dict[str, Any],
 ) -> list[Check]:
-    """All checks, in order; those that cannot run on this machine are marked skipped with the reason."""
-    found: list[Check] = []
+    """All checks, in order; those that cannot run on this machine are marked skipped with the reason.
+
+    ``model`` is the file to judge, ``net`` what it was made of, ``folder`` and ``index`` the feature set with the
+    validation side, ``judged`` the run's report. What a runtime could not survive is not run: after a wrong input or
+    output, or an operator that ESPHome lacks, the list ends there. Raises DataError when the features are damaged.
+    """
     try:
-        detector.StreamingModel(model)
-        found.append(_verdict("input and output", True, "int8 [1, 3, 40] at 26/255 in, uint8 [1, 1] at 1/256 out"))
+        stride = detector.StreamingModel(model).stride
     except ModelFileError as error:
         return [_verdict("input and output", False, error.message)]
+    finding = f"int8 [1, {stride}, 40] at 26/255 in, uint8 [1, 1] at 1/256 out"
+    if stride != net.stride:
+        return [_verdict("input and output", False, f"{finding}; the network was trained with {net.stride} frames")]
+    found = [_verdict("input and output", True, finding)]
     operators = detector.op_names(model)
     foreign = sorted(set(operators) - OPERATORS)
-    found.append(
-        _verdict(
-            "operators",
-            not foreign,
-            f"ESPHome does not register {', '.join(foreign)}"
-            if foreign
-            else f"{sum(operators.values())} of {len(operators)} kinds, all registered by ESPHome",
-            len(foreign),
-        )
-    )
+    finding = f"{sum(operators.values())} of {len(operators)} kinds, all registered by ESPHome"
+    if foreign:
+        finding = f"ESPHome does not register {', '.join(foreign)}"
+    found.append(_verdict("operators", not foreign, finding, len(foreign)))
     variables = detector.variable_count(model)
     found.append(
         _verdict("variables", variables <= MOST_VARIABLES, f"{variables}, at most {MOST_VARIABLES}", variables)
     )
     found.append(_verdict("size", len(model) <= MOST_BYTES, f"{len(model)} bytes, at most {MOST_BYTES}", len(model)))
+    if foreign:
+        return found
     frames = _running_frames(folder, index)
     found.append(_compare_streams(net, frames))
     found.append(_compare_runtimes(model, frames))
@@ -112,13 +146,17 @@ def _verdict(name: str, holds: bool, finding: str, value: float = 0.0) -> Check:
 
 
 def _running_frames(folder: Path, index: dict[str, Any]) -> npt.NDArray[np.uint16]:
-    """Running sound of the validation side: real recordings where there are any, then wake words in noise."""
-    shards = index["shards"]
-    pieces = [
-        np.asarray(open_shard(folder, shards[family][0]).features[:PARITY_FRAMES])
-        for family in ("validation/real", "validation/noise", "validation/ambient")
-        if shards.get(family)
-    ]
+    """Running sound of the validation side, at least FEWEST_FRAMES: real recordings, wake words in noise, ambient."""
+    families = ("validation/real", "validation/noise", "validation/ambient")
+    pieces: list[npt.NDArray[np.uint16]] = []
+    for family in families:
+        pieces += [open_shard(folder, name).features[:PARITY_FRAMES] for name in index["shards"].get(family, [])[:1]]
+    total = sum(map(len, pieces))
+    if total < FEWEST_FRAMES:
+        raise DataError(
+            f"{folder}: {total} frames of validation sound, too few to compare runtimes on ({FEWEST_FRAMES})",
+            hint="add wake clips or recordings, then run: mww-ha run",
+        )
     return np.concatenate(pieces)
 
 
@@ -146,7 +184,7 @@ def _compare_streams(net: FusedNet, frames: npt.NDArray[np.uint16]) -> Check:
     start = net.stem.shape[0] - net.stride
     batch = streaming.score_batch(net, np.concatenate([np.zeros((start, streaming.CHANNELS), np.float32), real]))
     stream = streaming.FloatStream(net)
-    steps = np.array([stream.step(real[i : i + net.stride]) for i in range(0, len(real) // 3 * 3, net.stride)])
+    steps = np.array([stream.step(real[i : i + net.stride]) for i in range(0, len(real) - net.stride + 1, net.stride)])
     worst = float(np.abs(steps[len(steps) - len(batch) :] - batch).max())
     finding = f"logits differ by at most {worst:.1e} over {len(real)} frames, allowed {STREAM_TOLERANCE:g}"
     return _verdict("batch equals stream", worst <= STREAM_TOLERANCE, finding, worst)
@@ -158,7 +196,10 @@ def _compare_runtimes(model: bytes, frames: npt.NDArray[np.uint16]) -> Check:
         return Check(name=name, outcome="skipped", finding="tflite-micro is not available for this machine")
     quantized = frontend.quantize_features(frames)
     ours = detector.StreamingModel(model).scores(quantized)
-    theirs = detector.scores_tflite_micro(model, quantized)
+    try:
+        theirs = detector.scores_tflite_micro(model, quantized)
+    except RuntimeError as error:
+        return _verdict(name, False, f"TFLite Micro does not take the model: {error}")
     different = int(np.count_nonzero(ours != theirs))
     spread = f"scores from {ours.min()} to {ours.max()}"
     return _verdict(
@@ -194,15 +235,16 @@ def _compare_quantization(
             for event in events:
                 if event.label is not Label.WAKE:
                     continue
-                first = event.start_frame // net.stride
-                last = (event.end_frame + int(trials.REACTION_S * 100)) // net.stride + 1
+                first, last = trials.event_steps(event)
                 peak = float(exact_means[first:last].max())
-                wakes = trials.detector.peak_window_sum(scores, window, first, last) > cutoff * window
+                wakes = detector.peak_window_sum(scores, window, first, last) > cutoff * window
                 events_seen += 1
                 if wakes != (peak * 256 > cutoff):
                     flips += 1
                     far_flips += abs(peak - cutoff / 256) > SCORE_TOLERANCE
-    every = np.concatenate(errors)
+    every = np.concatenate(errors) if errors else np.zeros(0)
+    if not len(every) or not events_seen:
+        raise DataError(f"{folder} holds no wake word of the validation side", hint="add voices, then: mww-ha run")
     near = float(np.quantile(every, 0.999))
     return [
         _verdict(
@@ -228,7 +270,8 @@ def _check_saturation(judged: dict[str, Any], cutoff: int) -> Check:
     bins = judged["histogram"]["wake"] if judged.get("histogram") else []
     top = bins[-1] / max(1, sum(bins)) if bins else 0.0
     holds = 0 < cutoff < 250 and len(cutoffs) == len(judged["levels"]) and top < 0.5
-    finding = f"cutoffs {', '.join(map(str, cutoffs))} of 255; {top:.0%} of the wake words peak in the top 3 % of the range"
+    shown = ", ".join(map(str, cutoffs))
+    finding = f"cutoffs {shown} of 255; {top:.0%} of the wake words peak in the top 3 % of the range"
     return _verdict("scores do not saturate", holds, finding, top)
 
 
@@ -241,12 +284,15 @@ def _measure_arena(model: bytes) -> Check:
             finding=f"tflite-micro is not available for this machine; {MOST_ARENA} bytes assumed",
             value=MOST_ARENA,
         )
-    arena = detector.probe_arena(model)
+    try:
+        arena = detector.probe_arena(model)
+    except ModelFileError as error:
+        return _verdict(name, False, error.message)
     return _verdict(name, arena <= MOST_ARENA, f"{arena} bytes on this host, at most {MOST_ARENA}", arena)
 
 
 def _try_elsewhere(model: bytes, folder: Path, index: dict[str, Any], *, cutoff: int, window: int) -> Check:
-    """The model in pymicro-wakeword, a second implementation: does it hear the best wake word of the validation side?"""
+    """The model in pymicro-wakeword, a second implementation: does it hear a wake word of the validation side?"""
     import tempfile
 
     name = "loads and detects in pymicro-wakeword"
@@ -264,7 +310,7 @@ def _try_elsewhere(model: bytes, folder: Path, index: dict[str, Any], *, cutoff:
             author="check",
             website="",
             languages=["en"],
-            probability_cutoff=detector.probability_of_cutoff(cutoff),
+            probability_cutoff=detector.probability_of_cutoff(min(254, max(1, cutoff))),
             sliding_window=window,
             tensor_arena_bytes=MOST_ARENA,
         )
@@ -276,8 +322,8 @@ def _try_elsewhere(model: bytes, folder: Path, index: dict[str, Any], *, cutoff:
                 real = (frames.astype(np.float32) * np.float32(frontend.FEATURE_SCALE))[:, None, None, :]
                 awake = [bool(other.process_streaming(frame)) for frame in real]
                 for event in events:
-                    stop = event.end_frame + int(trials.REACTION_S * 100)
-                    heard += event.label is Label.WAKE and any(awake[event.start_frame : stop])
+                    first, last = (step * detector.DEFAULT_STRIDE for step in trials.event_steps(event))
+                    heard += event.label is Label.WAKE and any(awake[first:last])
         finally:
             other.close()
     return _verdict(name, heard > 0, f"{heard} of {total} wake words of unheard voices in a quiet room", heard)
