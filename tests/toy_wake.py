@@ -64,6 +64,11 @@ def scene(rng: np.random.Generator, sounds: list[str], level: float = 60.0) -> t
     return samples.clip(-32768, 32767).astype(np.int16), places
 
 
+def bursts(rng: np.random.Generator, count: int) -> np.ndarray:
+    """int16 samples of noise whose level jumps ``count`` times, each level held for 0.1 to 1 s."""
+    return np.concatenate([noise(rng, rng.uniform(0.1, 1), 10 ** rng.uniform(1.2, 3.7)) for _ in range(count)])
+
+
 def random_net(
     rng: np.random.Generator,
     *,
@@ -112,9 +117,9 @@ def toy() -> Toy:
     rng = np.random.default_rng(11)
     net = random_net(rng, filters=24, stem_filters=24, head_steps=12)
     rows, targets, recordings = [], [], []
-    for level in (20.0, 40.0, 80.0, 120.0, 160.0, 200.0):
-        sounds = [SOUNDS[i] for i in rng.choice(4, 30, p=(0.4, 0.2, 0.2, 0.2))]
-        samples, places = scene(rng, sounds, level)
+    for level in (0.0, 20.0, 40.0, 80.0, 120.0, 160.0, 200.0):
+        sounds = [SOUNDS[i] for i in rng.choice(4, 30 if level else 0, p=(0.4, 0.2, 0.2, 0.2))]
+        samples, places = scene(rng, sounds, level) if level else (bursts(rng, 90), [])
         frames = frontend.features(samples)
         recordings.append(frontend.quantize_features(frames))
         states = streaming.run_layers(net, real_features(frames))[f"b{len(net.blocks) - 1}"]

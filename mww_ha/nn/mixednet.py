@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mww_ha.errors import ConfigError
 from mww_ha.nn.streaming import CHANNELS, Array, FusedBlock, FusedNet
 
 STRIDE = 3
@@ -123,7 +124,10 @@ def _layers() -> Any:
 
 
 def build(shape: Shape, seed: int) -> Any:
-    """A Keras model: real features [batch, frames, 40] → logits [batch, steps], no padding anywhere."""
+    """A Keras model: real features [batch, frames, 40] → logits [batch, steps], no padding anywhere.
+
+    Raises ValueError for an even kernel.
+    """
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -198,8 +202,14 @@ def _affine(norm: Any) -> tuple[Any, Any]:
 
 
 def shape_of(settings: Any) -> Shape:
-    """The network that the training settings describe."""
+    """The network that the training settings describe. Raises ConfigError when no network has that shape."""
     kernels: Sequence[int] = settings.kernels
+    for kernel in kernels:
+        if kernel < 1 or kernel % 2 == 0:
+            raise ConfigError(f"train.kernels has {kernel}", hint="each must be odd, such as 5, 9 or 13")
+    for name in ("stem_filters", "filters", "head_steps"):
+        if getattr(settings, name) < 1:
+            raise ConfigError(f"train.{name} is {getattr(settings, name)}", hint="it must be at least 1")
     return Shape(
         stem_filters=settings.stem_filters,
         filters=settings.filters,

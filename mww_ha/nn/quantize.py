@@ -31,7 +31,8 @@ Int8 = npt.NDArray[np.int8]
 def measure_ranges(net: FusedNet, recordings: Iterable[Int8], *, keep: float = 1.0) -> dict[str, tuple[float, float]]:
     """Smallest and largest value of each tensor over int8 feature recordings [frames, 40].
 
-    ``keep`` < 1 leaves out the rarest extremes (mean over recordings of that quantile), which then clamp.
+    ``keep`` < 1 leaves out the rarest extremes (mean over recordings of that quantile), which then clamp. Raises
+    ValueError without a recording, or with one shorter than the receptive field.
     """
     lows: dict[str, list[float]] = {}
     highs: dict[str, list[float]] = {}

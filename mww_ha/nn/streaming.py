@@ -106,7 +106,10 @@ def run_layers(net: FusedNet, x: Array) -> dict[str, Array]:
 
 
 def score_batch(net: FusedNet, x: Array) -> Array:
-    """Logits [steps] of a whole recording x [frames, 40]; step i ends with frame ``receptive_frames + i*stride``."""
+    """Logits [steps] of a whole recording x [frames, 40]; step i has heard the first ``receptive_frames + i*stride``.
+
+    Raises ValueError when x is shorter than ``receptive_frames``.
+    """
     return run_layers(net, x)["logit"]
 
 
@@ -142,7 +145,7 @@ class FloatStream:
 
 
 def scale_logits(net: FusedNet, gain: float, offset: float) -> FusedNet:
-    """The network whose logit is ``gain * logit + offset``: the same ranking, other cutoffs."""
+    """The network whose logit is ``gain * logit + offset``; with a positive gain the same ranking, other cutoffs."""
     return FusedNet(
         stride=net.stride,
         stem=net.stem,
