@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_project import write_settings
 
+from mww_ha import pipeline
 from mww_ha.store import Project, create_project
 
 
@@ -20,5 +23,24 @@ def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 def project(tmp_path: Path) -> Iterator[Project]:
     """A new project for ``hey kitchen``."""
     made = create_project(tmp_path / "project", "hey kitchen")
+    yield made
+    made.catalogue.close()
+
+
+@pytest.fixture(scope="session")
+def prepared_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project with speech and features. Only to be read: ``prepared`` is a copy."""
+    root = tmp_path_factory.mktemp("tiny") / "project"
+    made = write_settings(root)
+    pipeline.run(made, until="prepare")
+    made.catalogue.close()
+    return root
+
+
+@pytest.fixture
+def prepared(prepared_root: Path, tmp_path: Path) -> Iterator[Project]:
+    """A tiny project with speech and features, of one's own."""
+    shutil.copytree(prepared_root, tmp_path / "prepared")
+    made = write_settings(tmp_path / "prepared")
     yield made
     made.catalogue.close()

@@ -95,6 +95,7 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> FeatureSet:
                 stage="prepare", message=f"{hours:.1f} h of sound rendered", done=done, total=len(plans), unit="shards"
             )
         )
+    features.close_pools()
     document = _index(id, folder, plans, sides, by_side, project.root)
     document["render_s"] = round(time.monotonic() - started, 1)
     for path in pools.values():

@@ -49,7 +49,7 @@ def measure_level(clips: Batch, active: Any = None) -> Batch:
     xp = array_module(clips)
     if active is None:
         return xp.sqrt(xp.mean(clips * clips, axis=1) + 1e-12)
-    count = xp.maximum(active.sum(axis=1), 1)
+    count = xp.maximum(active.sum(axis=1), 1).astype(xp.float32)
     return xp.sqrt((clips * clips * active).sum(axis=1) / count + 1e-12)
 
 

@@ -233,3 +233,8 @@ def prepare_worker(root: Path, pools: dict[Split, Path], settings: AugmentSettin
 def render_in_worker(plan: ShardPlan, folder: Path) -> float:
     """``render_shard`` with this process's pools."""
     return render_shard(plan, _maker[plan.split], folder)
+
+
+def close_pools() -> None:
+    """Lets go of what ``prepare_worker`` opened, where the work was done in this very process."""
+    _maker.clear()
