@@ -85,7 +85,7 @@ def sha256(content: bytes) -> str:
 def load_net(path: Path) -> FusedNet:
     """The fused network of a run's ``net.npz``. Raises ModelFileError when it is missing or damaged."""
     try:
-        with np.load(path) as archive:
+        with path.open("rb") as file, np.load(file) as archive:
             return streaming.from_arrays({n: archive[n] for n in archive.files if not n.startswith("range.")})
     except FileNotFoundError:
         reason = "is missing"
