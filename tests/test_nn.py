@@ -304,6 +304,7 @@ def test_the_toy_model_is_one_that_ships():
 # --- Keras -----------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(kernel=st.integers(0, 40).map(lambda n: 2 * n + 1))
 def test_branches_are_odd_different_and_no_longer_than_the_kernel(kernel):
     lengths = mixednet.branch_lengths(kernel)

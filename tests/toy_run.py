@@ -30,6 +30,14 @@ def open_run(root: Path, **overrides: str) -> Project:
     return open_project(root, {"prepare.processes": "1", **values})
 
 
+def finished_run(base: Path) -> Path:
+    """The project of ``make_run`` below ``base``, made once. Only to be read, or copied."""
+    root = base / "toy-run" / "project"
+    if not root.exists():
+        make_run(root)
+    return root
+
+
 def make_run(root: Path) -> None:
     """A project whose run ``RUN`` is prepared, trained and evaluated."""
     create_project(root, "a rising whistle").catalogue.close()
