@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -25,8 +26,8 @@ from mww_ha.nn import quantize, streaming
 from mww_ha.nn.streaming import FusedNet
 from mww_ha.store import Project
 
-pytest.importorskip("tflite_micro")
-pytest.importorskip("pymicro_wakeword")
+_MISSING = [name for name in ("tflite_micro", "pymicro_wakeword") if importlib.util.find_spec(name) is None]
+needs_runtimes = pytest.mark.skipif(bool(_MISSING), reason=f"not here: {_MISSING}")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,7 @@ def add_operator(graph: Any, model: Any, name: str, inputs: list[int], output: A
 # --- What is vouched for ---------------------------------------------------------------------------------------------
 
 
+@needs_runtimes
 def test_a_good_run_becomes_a_model_with_everything_that_is_known_about_it(toy_project):
     artifact = export.run(toy_project, run=RUN)
     sha = hashlib.sha256(toy().model).hexdigest()
@@ -148,6 +150,7 @@ def test_the_wake_words_were_heard_on_the_side_the_cutoff_was_not_chosen_on(toy_
     assert report["lures_all"]["events"] <= 1
 
 
+@needs_runtimes
 @pytest.mark.parametrize("missing", ["tflite_micro", "pymicro_wakeword"])
 def test_a_check_that_cannot_run_here_is_marked_and_the_model_says_so(toy_project, monkeypatch, missing):
     find = parity.importlib.util.find_spec
@@ -219,6 +222,7 @@ def test_an_operator_that_esphome_does_not_register_is_refused(toy_project):
     assert refused(toy_project) == {"operators": "ESPHome does not register MAXIMUM"}
 
 
+@needs_runtimes
 def test_a_network_too_large_for_a_device_is_refused(toy_project):
     net = random_net(np.random.default_rng(0), stem_filters=64, filters=160, kernels=(9, 21, 31))
     put_candidate(toy_project, net, write(net))
@@ -253,6 +257,7 @@ def test_scores_that_saturate_are_refused(toy_project):
     assert "peak in the top" in refused(toy_project)["scores do not saturate"]
 
 
+@needs_runtimes
 def test_a_model_that_never_wakes_is_refused(toy_project):
     net = streaming.scale_logits(toy().net, 1.0, -20.0)
     put_candidate(toy_project, net, write(net))
@@ -260,6 +265,7 @@ def test_a_model_that_never_wakes_is_refused(toy_project):
     assert reasons["loads and detects in pymicro-wakeword"].startswith("0 of ")
 
 
+@needs_runtimes
 def test_a_model_that_the_runtimes_compute_differently_is_refused(toy_project):
     """FULLY_CONNECTED rounds once in the reference kernels and twice in TFLite Micro."""
     from ai_edge_litert import schema_py_generated as schema
@@ -284,6 +290,7 @@ def test_a_model_that_the_runtimes_compute_differently_is_refused(toy_project):
     assert "scores differ" in reason
 
 
+@needs_runtimes
 def test_every_check_there_is_was_seen_to_fail(toy_project):
     checks = parity.check(
         toy().model,

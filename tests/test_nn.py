@@ -19,7 +19,7 @@ from toy_wake import CUTOFF, SOUNDS, WINDOW, bursts, noise, random_net, real_fea
 
 from mww_ha import audio, detector, frontend, listen
 from mww_ha.config import TrainSettings
-from mww_ha.errors import ConfigError
+from mww_ha.errors import ConfigError, MissingDependencyError
 from mww_ha.export.parity import MOST_ARENA, MOST_BYTES, MOST_VARIABLES, OPERATORS
 from mww_ha.nn import mixednet, quantize, streaming
 
@@ -33,13 +33,13 @@ def heard() -> np.ndarray:
     pieces = [scene(rng, list(SOUNDS))[0]]
     for level in (30, 300, 3000, 9000):
         pieces += [noise(rng, 0.7, level), noise(rng, 0.4, 20)]
+    import soxr
+
+    from mww_ha.synthesize import espeak
+
     try:
-        import soxr
-
-        from mww_ha.synthesize import espeak
-
         voice = espeak.load()
-    except ImportError:
+    except MissingDependencyError:
         pieces.append(scene(rng, list(SOUNDS))[0])
     else:
         for text in ("turn the lights on in the kitchen", "she sells sea shells", "hey kitchen"):
