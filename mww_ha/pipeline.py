@@ -186,12 +186,13 @@ def quickstart(
     create_project(root, phrase, language=language, effort=effort).catalogue.close()
     project = open_project(root, overrides)
     results = run(project, report=report)
-    rendered = deploy.run(project, board=board, name=name, report=report)
     model = results["export"]
+    manifest_path = project.root / model["manifest_path"]
+    rendered = deploy.run(project, board=board, name=name, manifest_path=manifest_path, report=report)
     return Summary(
         phrase=project.settings.phrase,
         model=model["id"],
-        manifest=str(project.root / model["manifest_path"]),
+        manifest=str(manifest_path),
         report=str(project.root / results["evaluate"]["path"]),
         yaml=str(rendered.yaml_path),
         yaml_checked=rendered.checked,

@@ -44,3 +44,14 @@ def prepared(prepared_root: Path, tmp_path: Path) -> Iterator[Project]:
     made = write_settings(tmp_path / "prepared")
     yield made
     made.catalogue.close()
+
+
+@pytest.fixture(scope="session")
+def trained_root(prepared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project trained in one go. Only to be read."""
+    root = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(prepared_root, root)
+    made = write_settings(root)
+    pipeline.run(made, until="train")
+    made.catalogue.close()
+    return root

@@ -61,7 +61,8 @@ def run(project: Project, *, feature_set: str, report: ProgressSink = no_progres
     id = run_id(project, feature_set)
     place = project.runs_dir / id
     known = next((document for document in project.catalogue.runs() if document["id"] == id), None)
-    if known is not None and known["outcome"] == "done" and (place / "net.npz").exists():
+    products = (place / "net.npz", place / "candidate.tflite")
+    if known is not None and known["outcome"] == "done" and all(path.exists() for path in products):
         return _run_of(known)
     with storage_errors(place):
         place.mkdir(parents=True, exist_ok=True)
