@@ -42,10 +42,10 @@ def _row(help: str, *, quick: Any, good: Any = None, best: Any = None, unit: str
 class SynthesizeSettings:
     """Speech nobody recorded."""
 
-    wake_clips: int = _row("synthetic wake words", quick=1500, good=6000, best=20000, unit="clips")
-    confusable_clips: int = _row("synthetic confusables", quick=1500, good=6000, best=20000, unit="clips")
+    wake_clips: int = _row("synthetic wake words", quick=1500, good=4000, best=20000, unit="clips")
+    confusable_clips: int = _row("synthetic confusables", quick=1500, good=4000, best=20000, unit="clips")
     confusable_phrases: int = _row("different confusable phrases", quick=150, good=400, best=800, unit="phrases")
-    speech_hours: float = _row("synthetic general speech", quick=1.5, good=6.0, best=20.0, unit="h")
+    speech_hours: float = _row("synthetic general speech", quick=1.5, good=4.0, best=20.0, unit="h")
     seed: int = _row("random seed", quick=1)
     engines: tuple[str, ...] = _row("speech engines to use; none named: all that are found", quick=())
     voice_dirs: tuple[str, ...] = _row("more folders with Piper voices", quick=())
@@ -95,13 +95,13 @@ class PrepareSettings:
     """How much running sound is rendered."""
 
     scene_s: float = _row("length of a training scene", quick=20.0, unit="s")
-    wake_hours: float = _row("scenes full of wake words", quick=1.8, good=10.0, best=30.0, unit="h")
-    confusable_hours: float = _row("scenes full of confusables", quick=1.2, good=8.0, best=24.0, unit="h")
-    speech_hours: float = _row("scenes full of other speech", quick=2.0, good=14.0, best=40.0, unit="h")
-    noise_hours: float = _row("scenes without words", quick=0.5, good=3.0, best=8.0, unit="h")
-    trial_wakes: int = _row("held-out wake words per condition", quick=100, good=300, best=600, unit="clips")
+    wake_hours: float = _row("scenes full of wake words", quick=1.8, good=5.0, best=30.0, unit="h")
+    confusable_hours: float = _row("scenes full of confusables", quick=1.2, good=4.0, best=24.0, unit="h")
+    speech_hours: float = _row("scenes full of other speech", quick=2.0, good=7.0, best=40.0, unit="h")
+    noise_hours: float = _row("scenes without words", quick=0.5, good=1.5, best=8.0, unit="h")
+    trial_wakes: int = _row("held-out wake words per condition", quick=100, good=100, best=600, unit="clips")
     ambient_hours: float = _row(
-        "held-out ambient, for validation and for the test each", quick=1.0, good=6.0, best=20.0, unit="h"
+        "held-out ambient, for validation and for the test each", quick=1.0, good=2.0, best=20.0, unit="h"
     )
     processes: int = _row("child processes, 0: one per core", quick=0)
     seed: int = _row("random seed", quick=1)
@@ -111,9 +111,9 @@ class PrepareSettings:
 class TrainSettings:
     """The network and how it learns."""
 
-    steps: int = _row("optimizer steps", quick=2000, good=16000, best=50000, unit="steps")
+    steps: int = _row("optimizer steps", quick=1600, good=8000, best=40000, unit="steps")
     batch: int = _row("examples per step", quick=128)
-    learning_rate: float = _row("peak learning rate", quick=0.002)
+    learning_rate: float = _row("peak learning rate", quick=0.004)
     weight_decay: float = _row("decoupled weight decay", quick=0.0005)
     clip_norm: float = _row("largest gradient norm", quick=5.0)
     ema_decay: float = _row("decay of the averaged weights, per step", quick=0.998, good=0.9985, best=0.999)
@@ -122,10 +122,10 @@ class TrainSettings:
     speech_share: float = _row("of a batch: other speech", quick=0.4)
     noise_share: float = _row("of a batch: no words", quick=0.1)
     hard_share: float = _row("of the negatives: the hardest found so far", quick=0.3)
-    mine_every: int = _row("search hard negatives this often", quick=500, good=2000, unit="steps")
+    mine_every: int = _row("search hard negatives this often", quick=400, good=1000, unit="steps")
     negative_weight: float = _row("loss weight of negatives against wake words", quick=2.0)
-    mask_frames: int = _row("longest time mask", quick=12, unit="frames")
-    mask_channels: int = _row("widest frequency mask", quick=6, unit="channels")
+    mask_frames: int = _row("longest time mask", quick=8, unit="frames")
+    mask_channels: int = _row("widest frequency mask", quick=5, unit="channels")
     warp: bool = _row("vary tempo within words and length of the vocal tract, on features", quick=True)
     seed: int = _row("random seed", quick=1)
     stem_filters: int = _row("filters of the first convolution", quick=32)
