@@ -35,7 +35,7 @@ CENTRE, SPREAD = 0.6, 1.6
 """Logit where the middle of that range is put, and how wide it becomes: probabilities of about 0.45 to 0.8."""
 
 CALIBRATION_FRAMES = 1500
-KEEP = 0.9999
+KEEP = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
