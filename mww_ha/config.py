@@ -95,13 +95,13 @@ class PrepareSettings:
     """How much running sound is rendered."""
 
     scene_s: float = _row("length of a training scene", quick=20.0, unit="s")
-    wake_hours: float = _row("scenes full of wake words", quick=1.8, good=5.0, best=30.0, unit="h")
-    confusable_hours: float = _row("scenes full of confusables", quick=1.2, good=4.0, best=24.0, unit="h")
-    speech_hours: float = _row("scenes full of other speech", quick=2.0, good=7.0, best=40.0, unit="h")
-    noise_hours: float = _row("scenes without words", quick=0.5, good=1.5, best=8.0, unit="h")
+    wake_hours: float = _row("scenes full of wake words", quick=1.8, good=4.0, best=30.0, unit="h")
+    confusable_hours: float = _row("scenes full of confusables", quick=1.2, good=3.0, best=24.0, unit="h")
+    speech_hours: float = _row("scenes full of other speech", quick=2.0, good=5.5, best=40.0, unit="h")
+    noise_hours: float = _row("scenes without words", quick=0.5, good=1.2, best=8.0, unit="h")
     trial_wakes: int = _row("held-out wake words per condition", quick=100, good=100, best=600, unit="clips")
     ambient_hours: float = _row(
-        "held-out ambient, for validation and for the test each", quick=1.0, good=2.0, best=20.0, unit="h"
+        "held-out ambient, for validation and for the test each", quick=1.0, good=1.5, best=20.0, unit="h"
     )
     processes: int = _row("child processes, 0: one per core", quick=0)
     seed: int = _row("random seed", quick=1)
@@ -111,7 +111,7 @@ class PrepareSettings:
 class TrainSettings:
     """The network and how it learns."""
 
-    steps: int = _row("optimizer steps", quick=1600, good=8000, best=40000, unit="steps")
+    steps: int = _row("optimizer steps", quick=1600, good=6000, best=40000, unit="steps")
     batch: int = _row("examples per step", quick=128)
     learning_rate: float = _row("peak learning rate", quick=0.004)
     weight_decay: float = _row("decoupled weight decay", quick=0.0005)

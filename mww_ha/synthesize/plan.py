@@ -157,7 +157,7 @@ def plan_texts(
             rng = _rng(seed, label, engine, k)
             text = usable[min(int(np.searchsorted(odds, rng.uniform(0, odds[-1]))), len(usable) - 1)][0]
             voice = voices[engine][k % len(voices[engine])]
-            found.append(make_utterance(label, text, voice, draw_delivery(rng, len(text.split()))))
+            found.append(make_utterance(label, text, voice, draw_delivery(rng, len(text.split()), called=True)))
     return found
 
 

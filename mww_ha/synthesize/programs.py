@@ -279,7 +279,7 @@ def _command(text: str, voice: Voice, delivery: Delivery, path: Path) -> tuple[l
         pitch, speed = round(100 + 20 * delivery.pitch), round(100 * delivery.speed)
         return ["RHVoice-test", "-p", voice.name, "-r", str(speed), "-t", str(pitch), "-o", str(path)], text
     if voice.engine == "mbrola":
-        speed, pitch = round(160 * delivery.speed), round(50 + 30 * delivery.pitch)
+        speed, pitch = round(140 * delivery.speed), round(50 + 30 * delivery.pitch)
         return ["espeak-ng", "-v", f"mb/mb-{voice.name}", "-s", f"{speed}", "-p", f"{pitch}", "-w", str(path), text], ""
     raise ToolError(f"no speech program is called {voice.engine!r}, needed for {primary(voice.language)}")
 

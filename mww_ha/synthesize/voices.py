@@ -53,7 +53,7 @@ class Voice:
 class Delivery:
     """How something is said, in units every engine can follow as far as it goes."""
 
-    speed: float = 1.0  # 1: the engine's normal speed; 0.65 to 1.35
+    speed: float = 1.0  # 1: the engine's normal speed; 0.5 to 1.35
     pitch: float = 0.0  # -1 (low) to 1 (high), 0: the voice's own
     liveliness: float = 0.0  # -1 (monotone) to 1 (lively), 0: the voice's own
     gap_ms: int = 0  # extra pause between words
@@ -71,10 +71,15 @@ class Engine(Protocol):
         ...
 
 
-def draw_delivery(rng: np.random.Generator, words: int) -> Delivery:
-    """One way to say a text of ``words`` words: wide, but what a person could do."""
+def draw_delivery(rng: np.random.Generator, words: int, *, called: bool = False) -> Delivery:
+    """One way to say a text of ``words`` words: wide, but what a person could do.
+
+    What is ``called`` to a device is said more slowly than what is read: people take 0.97 s for a phrase (median of 308
+    takes of "smart mirror") that engines at their reading speed say in 0.7 to 0.9 s.
+    """
+    middle, spread = (0.88, 0.19) if called else (1.0, 0.17)
     return Delivery(
-        speed=round(float(np.clip(rng.normal(1.0, 0.17), 0.65, 1.35)), 3),
+        speed=round(float(np.clip(rng.normal(middle, spread), 0.5, 1.35)), 3),
         pitch=round(float(rng.uniform(-1, 1)), 3),
         liveliness=round(float(rng.uniform(-1, 1)), 3),
         gap_ms=int(rng.integers(1, 9)) * 10 if rng.random() < 0.2 else 0,
