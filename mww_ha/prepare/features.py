@@ -18,7 +18,7 @@ import numpy as np
 from mww_ha import audio, frontend
 from mww_ha.config import AugmentSettings
 from mww_ha.prepare import augment
-from mww_ha.prepare.scenes import CONDITIONS, LEAD_S, RIR_TAPS, Pool, Scene, SceneMaker, Word
+from mww_ha.prepare.scenes import CONDITIONS, LEAD_S, RIR_TAPS, Event, Pool, Scene, SceneMaker, Word
 from mww_ha.schema import SAMPLE_RATE_HZ, Clip, Label, Origin, Split
 from mww_ha.store import atomic_write, write_json
 
@@ -150,7 +150,8 @@ def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[tuple[str, Scene]]:
         by_id = {word.clip: word for word in (*maker.pool.words, *maker.pool.noises)}
         for word in (by_id[clip] for clip in plan.clips if clip in by_id):
             sound = maker.pool.samples[word.start : word.start + word.length]
-            yield word.clip, Scene(samples=np.asarray(sound), events=())
+            said = (Event(word=word, start=0, end=word.spoken),) if word.label is Label.SPEECH else ()
+            yield word.clip, Scene(samples=np.asarray(sound), events=said)
         return
     for number, scene in enumerate(_rendered(plan, maker)):
         yield f"{plan.name}/{number}", scene
@@ -200,7 +201,7 @@ def render_shard(plan: ShardPlan, maker: SceneMaker, folder: Path) -> float:
             for event in scene.events:
                 start = count_frames_before(event.start) - skip
                 end = count_frames_before(event.end) - skip
-                if start >= 0 and end < len(frames):
+                if plan.family != "real" and start >= 0 and end < len(frames):
                     word = event.word
                     # What is said matters where confusables are reported; sentences would fill the index.
                     text = word.text if word.label is Label.CONFUSABLE else ""
