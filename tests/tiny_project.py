@@ -28,7 +28,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "trial_wakes": 8,
         "processes": 1,
     },
-    "train": {"steps": 40, "batch": 16, "mine_every": 15, "filters": 16, "stem_filters": 8, "kernels": [3, 5]},
+    "train": {
+        "steps": 40,
+        "batch": 16,
+        "mine_every": 15,
+        "hard_share": 0.7,
+        "filters": 16,
+        "stem_filters": 8,
+        "kernels": [3, 5],
+    },
 }
 
 
