@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from mww_ha import frontend, train
 from mww_ha.errors import ConfigError, DataError, StorageError
 from mww_ha.nn.mixednet import STRIDE
 from mww_ha.schema import Label, Progress, TrainingRun
-from mww_ha.shards import PreparedScene, Shard, SpokenEvent
+from mww_ha.shards import PreparedScene, Shard, SpokenEvent, read_index
 from mww_ha.store import Project
 from mww_ha.train import loop, mining, sampler
 from mww_ha.train.checkpoint import average
@@ -424,6 +425,23 @@ def test_killed_training_goes_on_to_the_same_model(trained_root: Path, prepared:
     assert products(prepared.root) == products(trained_root)
     steps = [row["step"] for row in read_log(prepared.root)]
     assert steps == sorted(set(steps))
+
+
+def test_more_shards_than_files_may_be_open_are_opened(trained_root: Path) -> None:
+    project = write_settings(trained_root)
+    known = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, known[1]))
+    try:
+        folder = project.features_dir / feature_set(project)
+        index = read_index(folder)
+        index["shards"] = {name: own * 40 for name, own in index["shards"].items() if name.startswith("train/")}
+        own = train.make_sampler(project, folder, index)
+        assert len(own.shards) == 160 == len({id(one.features) for one in own.shards})
+        assert own.draw(1).features.any()
+        del own
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, known)
+    project.catalogue.close()
 
 
 def test_a_finished_run_is_not_trained_again(trained_root: Path, tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def make_sampler(project: Project, folder: Path, index: dict[str, Any]) -> Sampl
     """Batches of the training side of a feature set, as the settings compose them."""
     settings = project.settings.train
     names = {name.partition("/")[2]: own for name, own in index["shards"].items() if name.startswith("train/")}
+    allow_open_files(sum(map(len, names.values())) + 512)
     return Sampler(
         {kind: [open_shard(folder, name) for name in own] for kind, own in names.items()},
         receptive_frames=mixednet.shape_of(settings).receptive_frames,
@@ -144,6 +145,20 @@ def make_sampler(project: Project, folder: Path, index: dict[str, Any]) -> Sampl
         warp=settings.warp,
         seed=settings.seed,
     )
+
+
+def allow_open_files(count: int) -> None:
+    """Raises this process's limit to ``count`` open files where it may: a mapped shard holds one.
+
+    Linux starts with 1024, macOS with 256; a hundred hours of scenes are 600 shards.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Course:
