@@ -204,6 +204,10 @@ def quickstart(
     )
 
 
+TRIED = 4
+"""Clips with the wake word, and as many confusables, that the end of a quickstart plays."""
+
+
 def try_out(project: Project, model: dict[str, Any]) -> tuple[str, ...]:
     """Lets the model listen to clips of the test side, each after seconds of quiet room, and says what it did."""
     import numpy as np
@@ -220,11 +224,12 @@ def try_out(project: Project, model: dict[str, Any]) -> tuple[str, ...]:
     lines: list[str] = []
     for label in (Label.WAKE, Label.CONFUSABLE):
         clips = [c for c in project.catalogue.clips(label) if sides.get(c.id) == "test"]
-        engines: dict[str, list[Any]] = {}
-        for clip in clips:
-            engines.setdefault(clip.speaker.partition(":")[0], []).append(clip)
-        chosen = [own[int(rng.integers(len(own)))] for own in engines.values()][:3]
-        for clip in chosen:
+        clips = [clips[int(i)] for i in rng.permutation(len(clips))]
+        voices = {clip.speaker: clip for clip in clips}
+        engines = {clip.speaker.partition(":")[0]: clip for clip in voices.values()}
+        # One of each engine first, then other voices.
+        chosen = {clip.id: clip for clip in (*engines.values(), *voices.values())}
+        for clip in list(chosen.values())[:TRIED]:
             sound = np.concatenate([room, audio.read_samples(project.root / clip.path), room[:SAMPLE_RATE_HZ]])
             streaming.reset()
             scores = streaming.scores(frontend.quantize_features(frontend.features(sound)))

@@ -40,7 +40,13 @@ def run_id(project: Project, feature_set: str) -> str:
     """Digest of everything a run depends on."""
     settings = project.settings
     return digest(
-        [feature_set, dataclasses.asdict(settings.train), settings.export.false_accepts_per_hour, __version__]
+        [
+            feature_set,
+            dataclasses.asdict(settings.train),
+            CANDIDATE_POINTS[settings.effort],
+            settings.export.false_accepts_per_hour,
+            __version__,
+        ]
     )
 
 

@@ -184,7 +184,7 @@ class Sampler:
         marks = np.full(OUTPUT_STEPS, NEGATIVE, np.uint8)
         times = end - STRIDE * np.arange(OUTPUT_STEPS - 1, -1, -1)
         ends = self._wake_ends[shard]
-        first, last = np.searchsorted(ends, [end - self.length - AFTER_FRAMES, end - BEFORE_FRAMES])
+        first, last = np.searchsorted(ends, [end - self.length - AFTER_FRAMES, end - BEFORE_FRAMES + 1])
         for word in ends[first:last]:
             after = times - word
             marks[(after >= BEFORE_FRAMES) & (after < AFTER_FRAMES) & (marks == NEGATIVE)] = IGNORED
