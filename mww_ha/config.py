@@ -45,6 +45,7 @@ class SynthesizeSettings:
     wake_clips: int = _row("synthetic wake words", quick=1500, good=4000, best=20000, unit="clips")
     confusable_clips: int = _row("synthetic confusables", quick=1500, good=4000, best=20000, unit="clips")
     confusable_phrases: int = _row("different confusable phrases", quick=150, good=400, best=800, unit="phrases")
+    confusable_distance: float = _row("phonetic distance below which a confusable is how some people say it", quick=0.13)
     speech_hours: float = _row("synthetic general speech", quick=1.5, good=4.0, best=20.0, unit="h")
     seed: int = _row("random seed", quick=1)
     engines: tuple[str, ...] = _row("speech engines to use; none named: all that are found", quick=())
@@ -111,7 +112,7 @@ class PrepareSettings:
 class TrainSettings:
     """The network and how it learns."""
 
-    steps: int = _row("optimizer steps", quick=1600, good=6000, best=40000, unit="steps")
+    steps: int = _row("optimizer steps", quick=1600, good=5000, best=40000, unit="steps")
     batch: int = _row("examples per step", quick=128)
     learning_rate: float = _row("peak learning rate", quick=0.004)
     weight_decay: float = _row("decoupled weight decay", quick=0.0005)

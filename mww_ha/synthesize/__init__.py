@@ -152,7 +152,10 @@ def make_plan(
         row.seed,
     )
     if row.confusable_clips and row.confusable_phrases:
-        confusables = show_confusables(settings.phrase, settings.language, row.confusable_phrases)
+        # The nearest are accents and children's ways of saying the phrase itself ("mirra", "miwwor"): a network that
+        # learns to sleep through them sleeps through people.
+        listed = show_confusables(settings.phrase, settings.language, row.confusable_phrases)
+        confusables = [c for c in listed if c.distance >= row.confusable_distance] or listed
         plan += plan_texts(
             Label.CONFUSABLE,
             [confusable.text for confusable in confusables],
