@@ -45,7 +45,9 @@ class SynthesizeSettings:
     wake_clips: int = _row("synthetic wake words", quick=1500, good=4000, best=20000, unit="clips")
     confusable_clips: int = _row("synthetic confusables", quick=1500, good=4000, best=20000, unit="clips")
     confusable_phrases: int = _row("different confusable phrases", quick=150, good=400, best=800, unit="phrases")
-    confusable_distance: float = _row("phonetic distance below which a confusable is how some people say it", quick=0.13)
+    confusable_distance: float = _row(
+        "phonetic distance below which a confusable is how some people say it", quick=0.13
+    )
     speech_hours: float = _row("synthetic general speech", quick=1.5, good=4.0, best=20.0, unit="h")
     seed: int = _row("random seed", quick=1)
     engines: tuple[str, ...] = _row("speech engines to use; none named: all that are found", quick=())

@@ -120,9 +120,7 @@ class _Bench:
                     )
                 )
                 at += stop - start
-        rirs = [
-            augment.align_rir(audio.read_rir(data / r["path"]), RIR_TAPS) for r in self.held if r["role"] == "rir"
-        ]
+        rirs = [augment.align_rir(audio.read_rir(data / r["path"]), RIR_TAPS) for r in self.held if r["role"] == "rir"]
         spoken = [w for w in words if w.label is not Label.NOISE]
         self.pool = Pool(path, spoken, [w for w in words if w.label is Label.NOISE], np.stack(rirs))
 
@@ -215,7 +213,8 @@ def _print(result: dict[str, Any], word: str, takes: int) -> None:
         mean = np.mean([s.value for s in shares])
         cells = "".join(f"   {s.value:6.1%} [{s.low:4.0%}-{s.high:4.0%}]" for s in shares)
         told = ", ".join(f"{f} {families[f]['counts'][min(cutoff, 255)]}/{families[f]['hours']:.2f}h" for f in families)
-        print(f"{label:>7} {cutoff:4d}  {mean:6.1%}{cells}   {told}; all but lures {counts[min(cutoff, 255)]}/{hours:.2f}h")
+        together = f"all but lures {counts[min(cutoff, 255)]}/{hours:.2f}h"
+        print(f"{label:>7} {cutoff:4d}  {mean:6.1%}{cells}   {told}; {together}")
 
 
 def main() -> int:
