@@ -104,7 +104,7 @@ class PrepareSettings:
     noise_hours: float = _row("scenes without words", quick=0.5, good=1.2, best=8.0, unit="h")
     trial_wakes: int = _row("held-out wake words per condition", quick=100, good=100, best=600, unit="clips")
     ambient_hours: float = _row(
-        "held-out ambient, for validation and for the test each", quick=1.0, good=1.5, best=20.0, unit="h"
+        "held-out ambient, for validation and for the test each", quick=1.0, good=4.0, best=20.0, unit="h"
     )
     processes: int = _row("child processes, 0: one per core", quick=0)
     seed: int = _row("random seed", quick=1)
