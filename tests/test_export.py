@@ -254,7 +254,7 @@ def test_scores_that_saturate_are_refused(toy_project):
     net = streaming.scale_logits(toy().net, 50.0, 0.0)
     put_candidate(toy_project, net, write(net))
     held_out.run(toy_project, run=RUN)
-    assert "peak in the top" in refused(toy_project)["scores do not saturate"]
+    assert "are 250 or more" in refused(toy_project)["scores do not saturate"]
 
 
 @needs_runtimes
