@@ -21,6 +21,9 @@ from mww_ha.workers import run_tasks
 
 Scores = npt.NDArray[np.uint8]
 
+CONDITION_FAMILIES = ("quiet", "noise", "babble", "room")
+"""Families of shards that hold wake words, one per condition."""
+
 REACTION_S = 0.75
 """A detection counts for a word when it comes from the word's start to this long after its end."""
 

@@ -247,7 +247,7 @@ def test_mining_finds_the_planted_spots_and_no_wake_word() -> None:
 def test_scores_of_chunks_are_the_scores_of_the_whole(frames: int, chunk: int) -> None:
     features = np.random.default_rng(1).integers(0, 600, (frames, frontend.CHANNELS)).astype(np.uint16)
     own = Shard(name="x", features=features, scenes=())
-    whole = loudness(mining.real_features(features)[None])[0]
+    whole = loudness(mining.real_features(frontend.quantize_features(features))[None])[0]
     pieces = dict[int, float]()
     for first, logits in mining.score_shard(loudness, own, RECEPTIVE, chunk=chunk):
         assert (first - RECEPTIVE) % STRIDE == 0

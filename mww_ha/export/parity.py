@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,9 @@ def check(
     frames = _running_frames(folder, index)
     found.append(_compare_streams(net, frames))
     found.append(_compare_runtimes(model, frames))
-    found += _compare_quantization(model, net, folder, index, cutoff=cutoff, window=window)
-    found.append(_check_saturation(model, folder, index, judged, cutoff))
+    heard = _hear_trials(model, folder, index)
+    found += _compare_quantization(net, heard, folder, cutoff=cutoff, window=window)
+    found.append(_check_saturation(heard, judged, cutoff))
     found.append(_measure_arena(model))
     found.append(_try_elsewhere(model, folder, index, cutoff=cutoff, window=window))
     return found
@@ -166,18 +167,22 @@ def _running_frames(folder: Path, index: dict[str, Any]) -> npt.NDArray[np.uint1
 
 
 def _real(frames: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    return (frontend.quantize_features(frames).astype(np.float32) + 128) * np.float32(streaming.FEATURE_STEP)
+    return streaming.real_features(frontend.quantize_features(frames))
 
 
-def _score_float(net: FusedNet, frames: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
-    """Probabilities of a recording from the start of a stream, one per step; steps before the first are 0.
+def _score_aligned(net: FusedNet, real: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Logits of the batch form, step for step those of a stream.
 
     The batch form starts with the first whole window; leading zeros, which are what a stream remembers at its
     start, align its steps with the stream's.
     """
     start = net.stem.shape[0] - net.stride
-    real = np.concatenate([np.zeros((start, streaming.CHANNELS), np.float32), _real(frames)])
-    logits = streaming.score_batch(net, real)
+    return streaming.score_batch(net, np.concatenate([np.zeros((start, streaming.CHANNELS), np.float32), real]))
+
+
+def _score_float(net: FusedNet, frames: npt.NDArray[np.uint16]) -> npt.NDArray[np.float64]:
+    """Probabilities of a recording from the start of a stream, one per step; steps before the first are 0."""
+    logits = _score_aligned(net, _real(frames))
     total = len(frames) // net.stride
     out = np.zeros(total)
     out[total - len(logits) :] = 1 / (1 + np.exp(-logits.astype(np.float64)))
@@ -186,8 +191,7 @@ def _score_float(net: FusedNet, frames: npt.NDArray[np.uint16]) -> npt.NDArray[n
 
 def _compare_streams(net: FusedNet, frames: npt.NDArray[np.uint16]) -> Check:
     real = _real(frames[:PARITY_FRAMES])
-    start = net.stem.shape[0] - net.stride
-    batch = streaming.score_batch(net, np.concatenate([np.zeros((start, streaming.CHANNELS), np.float32), real]))
+    batch = _score_aligned(net, real)
     stream = streaming.FloatStream(net)
     steps = np.array([stream.step(real[i : i + net.stride]) for i in range(0, len(real) - net.stride + 1, net.stride)])
     worst = float(np.abs(steps[len(steps) - len(batch) :] - batch).max())
@@ -221,32 +225,49 @@ def _trial_scenes(
             yield np.asarray(shard.features[scene.offset : scene.offset + scene.frames]), scene.events
 
 
-def _compare_quantization(
-    model: bytes, net: FusedNet, folder: Path, index: dict[str, Any], *, cutoff: int, window: int
-) -> list[Check]:
-    """INT8 against floating point on wake words of the validation side: score by score, and decision by decision."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Heard:
+    """A trial scene and what the file says of it."""
+
+    frames: npt.NDArray[np.uint16]
+    events: tuple[Any, ...]
+    scores: npt.NDArray[np.uint8]
+
+
+def _hear_trials(model: bytes, folder: Path, index: dict[str, Any]) -> list[_Heard]:
+    """Wake words of the validation side in every condition, each scene from a fresh state."""
     streaming_model = detector.StreamingModel(model)
-    errors: list[npt.NDArray[np.float64]] = []
-    flips = far_flips = events_seen = 0
-    for family in ("quiet", "noise", "babble", "room"):
+    heard = []
+    for family in trials.CONDITION_FAMILIES:
         for frames, events in _trial_scenes(folder, index, family):
             streaming_model.reset()
             scores = streaming_model.scores(frontend.quantize_features(frames))
-            exact = _score_float(net, frames)
-            means = np.convolve(scores / 256, np.ones(window) / window)[: len(scores)]
-            exact_means = np.convolve(exact, np.ones(window) / window)[: len(exact)]
-            ready = slice(net.receptive_steps + window, None)
-            errors.append(np.abs(means - exact_means)[ready])
-            for event in events:
-                if event.label is not Label.WAKE:
-                    continue
-                first, last = trials.event_steps(event)
-                peak = float(exact_means[first:last].max())
-                wakes = detector.peak_window_sum(scores, window, first, last) > cutoff * window
-                events_seen += 1
-                if wakes != (peak * 256 > cutoff):
-                    flips += 1
-                    far_flips += abs(peak - cutoff / 256) > SCORE_TOLERANCE
+            heard.append(_Heard(frames=frames, events=events, scores=scores))
+    return heard
+
+
+def _compare_quantization(
+    net: FusedNet, heard: Sequence[_Heard], folder: Path, *, cutoff: int, window: int
+) -> list[Check]:
+    """INT8 against floating point on wake words of the validation side: score by score, and decision by decision."""
+    errors: list[npt.NDArray[np.float64]] = []
+    flips = far_flips = events_seen = 0
+    for scene in heard:
+        exact = _score_float(net, scene.frames)
+        means = np.convolve(scene.scores / 256, np.ones(window) / window)[: len(scene.scores)]
+        exact_means = np.convolve(exact, np.ones(window) / window)[: len(exact)]
+        ready = slice(net.receptive_steps + window, None)
+        errors.append(np.abs(means - exact_means)[ready])
+        for event in scene.events:
+            if event.label is not Label.WAKE:
+                continue
+            first, last = trials.event_steps(event)
+            peak = float(exact_means[first:last].max())
+            wakes = detector.peak_window_sum(scene.scores, window, first, last) > cutoff * window
+            events_seen += 1
+            if wakes != (peak * 256 > cutoff):
+                flips += 1
+                far_flips += abs(peak - cutoff / 256) > SCORE_TOLERANCE
     every = np.concatenate(errors) if errors else np.zeros(0)
     if not len(every) or not events_seen:
         raise DataError(f"{folder} holds no wake word of the validation side", hint="add voices, then: mww-ha run")
@@ -269,15 +290,9 @@ def _compare_quantization(
     ]
 
 
-def _check_saturation(model: bytes, folder: Path, index: dict[str, Any], judged: dict[str, Any], cutoff: int) -> Check:
+def _check_saturation(heard: Sequence[_Heard], judged: dict[str, Any], cutoff: int) -> Check:
     """Scores that pile up at 255 leave no cutoff to choose. Measured on wake words of the validation side."""
-    streaming_model = detector.StreamingModel(model)
-    pieces = [np.zeros(0, np.uint8)]
-    for family in ("quiet", "noise", "babble", "room"):
-        for frames, _events in _trial_scenes(folder, index, family):
-            streaming_model.reset()
-            pieces.append(streaming_model.scores(frontend.quantize_features(frames)))
-    scores = np.concatenate(pieces)
+    scores = np.concatenate([scene.scores for scene in heard])
     high = scores[scores >= HIGH_SCORE]
     top = float(np.mean(high >= TOP_SCORE)) if len(high) else 0.0
     shown = ", ".join(str(level["cutoff"]) for level in judged["levels"])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mww_ha.nn.streaming import CHANNELS, FEATURE_STEP, FusedNet, run_layers
+from mww_ha.nn.streaming import CHANNELS, FEATURE_STEP, FusedNet, real_features, run_layers
 
 Ranges = Mapping[str, tuple[float, float]]
 """Tensor name of ``run_layers`` → smallest and largest real value."""
@@ -37,8 +37,7 @@ def measure_ranges(net: FusedNet, recordings: Iterable[Int8], *, keep: float = 1
     lows: dict[str, list[float]] = {}
     highs: dict[str, list[float]] = {}
     for recording in recordings:
-        real = (recording.astype(np.float32) + 128) * np.float32(FEATURE_STEP)
-        for name, tensor in run_layers(net, real).items():
+        for name, tensor in run_layers(net, real_features(recording)).items():
             low, high = np.quantile(tensor, [1 - keep, keep]) if keep < 1 else (tensor.min(), tensor.max())
             lows.setdefault(name, []).append(float(low))
             highs.setdefault(name, []).append(float(high))

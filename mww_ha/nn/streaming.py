@@ -14,11 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mww_ha import frontend
+
 Array = npt.NDArray[np.float32]
 
-CHANNELS = 40
-FEATURE_STEP = 26.0 / 255.0
-"""Real value of one step of the int8 input; the device subtracts 128 (ESPHome, micro_wake_word)."""
+CHANNELS = frontend.CHANNELS
+FEATURE_STEP = frontend.INPUT_SCALE
+"""Real value of one step of the int8 input."""
+
+
+def real_features(quantized: npt.NDArray[np.int8]) -> Array:
+    """The device's int8 input → the real feature values it stands for, 0 to 26, float32 of the same shape."""
+    return (quantized.astype(np.float32) - frontend.INPUT_ZERO_POINT) * np.float32(FEATURE_STEP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -147,8 +147,8 @@ def count_frames_before(sample: int) -> int:
 def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[tuple[str, Scene]]:
     """Each scene with its name: of recordings the clip's id, of others the shard's name and a number."""
     if plan.family == "real":
-        by_id = {word.clip: word for word in (*maker.pool.words, *maker.pool.noises)}
-        for word in (by_id[clip] for clip in plan.clips if clip in by_id):
+        by_clip = maker.pool.by_clip
+        for word in (by_clip[clip] for clip in plan.clips if clip in by_clip):
             sound = maker.pool.samples[word.start : word.start + word.length]
             said = (Event(word=word, start=0, end=word.spoken),) if word.label is Label.SPEECH else ()
             yield word.clip, Scene(samples=np.asarray(sound), events=said)
@@ -168,8 +168,8 @@ def _rendered(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
             kind = "noise" if rng.random() < 0.15 else "speech"
             yield maker.make(kind, rng, recorded_share=float(plan.family == "varied"))
     else:
-        by_id = {word.clip: word for word in (*maker.pool.words, *maker.pool.noises)}
-        words = [by_id[clip] for clip in plan.clips if clip in by_id]
+        by_clip = maker.pool.by_clip
+        words = [by_clip[clip] for clip in plan.clips if clip in by_clip]
         condition = CONDITIONS["quiet"] if plan.family == "lures" else CONDITIONS[plan.family]
         for first in range(0, len(words), 10):
             yield maker.make_trial(words[first : first + 10], condition, rng, 2.0)

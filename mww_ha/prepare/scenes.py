@@ -76,6 +76,7 @@ class Pool:
         )
         self.words = tuple(words)
         self.noises = tuple(noises)
+        self.by_clip = {word.clip: word for word in (*words, *noises)}
         self.rirs = rirs  # [count, RIR_TAPS], aligned
         self._tree: dict[Label, dict[str, dict[str, list[Word]]]] = {}
         for word in words:

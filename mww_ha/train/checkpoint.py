@@ -22,7 +22,6 @@ from mww_ha.schema import Label
 from mww_ha.shards import open_shard
 from mww_ha.train.mining import WINDOW, score_shard, smooth
 
-CONDITION_FAMILIES = ("quiet", "noise", "babble", "room")
 AMBIENT_FAMILIES = ("ambient", "varied", "real")
 
 JUDGED_BUDGETS = (0.5, 1.0, 2.0, 4.0)
@@ -103,14 +102,15 @@ class Judge:
         scaled = scale_logits(net, gain, offset)
         ranges = quantize.measure_ranges(scaled, self.recordings(), keep=KEEP)
         model = quantize.write_tflite(scaled, ranges)
-        names = [n for family in (*CONDITION_FAMILIES, *AMBIENT_FAMILIES) for n in self.families.get(family, [])]
+        names = [n for family in (*trials.CONDITION_FAMILIES, *AMBIENT_FAMILIES) for n in self.families.get(family, [])]
         # Optimised kernels rank as well as the reference ones and are five times as fast; what is chosen here is
         # measured again, exactly, by ``evaluate``.
         traces = trials.score_shards(model, self.folder, names, processes=self.processes, kernels="fast")
         ambient = [t for family in AMBIENT_FAMILIES for t in self._of(traces, family)]
         counts, hours = trials.count_false_accepts(ambient, WINDOW)
         peaks = {
-            family: trials.wake_peaks(self._of(traces, family), WINDOW, Label.WAKE) for family in CONDITION_FAMILIES
+            family: trials.wake_peaks(self._of(traces, family), WINDOW, Label.WAKE)
+            for family in trials.CONDITION_FAMILIES
         }
         cutoffs = [trials.lowest_cutoff(counts, hours, self.budget * times) for times in JUDGED_BUDGETS]
         cutoff = trials.lowest_cutoff(counts, hours, self.budget)

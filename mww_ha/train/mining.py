@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mww_ha import frontend
 from mww_ha.nn.mixednet import STRIDE
-from mww_ha.nn.streaming import FEATURE_STEP
+from mww_ha.nn.streaming import real_features
 from mww_ha.train.sampler import NEGATIVE, OUTPUT_STEPS, Sampler
 
 if TYPE_CHECKING:
@@ -20,11 +20,6 @@ Floats = npt.NDArray[np.float32]
 
 WINDOW = 5
 """Scores that are averaged when a network is judged in floating point, as ESPHome's models do by default."""
-
-
-def real_features(frames: npt.NDArray[np.uint16]) -> Floats:
-    """Raw frames → the real values the device's int8 input stands for."""
-    return (frontend.quantize_features(frames).astype(np.float32) + 128) * np.float32(FEATURE_STEP)
 
 
 def smooth(logits: Floats, window: int = WINDOW) -> Floats:
@@ -49,7 +44,7 @@ def score_shard(
             return
         if valid < chunk:
             piece = np.concatenate([piece, np.zeros((chunk - valid, frontend.CHANNELS), np.uint16)])
-        logits = np.asarray(forward(real_features(piece)[None]))[0]
+        logits = np.asarray(forward(real_features(frontend.quantize_features(piece))[None]))[0]
         yield start + receptive_frames, logits[: (valid - receptive_frames) // STRIDE + 1]
 
 
