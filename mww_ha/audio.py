@@ -174,8 +174,9 @@ def _missing_wav_bytes(file: io.BufferedReader, size: int) -> int:
     while len(chunk := file.read(8)) == 8:
         name, length = chunk[:4], struct.unpack(order + "I", chunk[4:])[0]
         if name == b"ds64":
-            body = file.read(length)
+            body = file.read(min(length, 16))
             long_size = struct.unpack("<Q", body[8:16])[0] if len(body) >= 16 else 0
+            file.seek(length - len(body), io.SEEK_CUR)
             continue
         if name == b"data":
             if length >= 0x7FFF_0000:  # written by a stream that did not know its end, or RF64
@@ -186,7 +187,7 @@ def _missing_wav_bytes(file: io.BufferedReader, size: int) -> int:
 
 
 def _read_floats(path: Path, block: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(rate in Hz, float32 ``[n, channels]``) in blocks of at most ``block`` samples per channel.
+    """(rate in Hz, float32 ``[n, channels]``) in blocks of at most ``block`` samples, those of all channels together.
 
     Raises AudioFileError, also for a file that ends before its header says so and for NaN and infinity.
     """
@@ -204,9 +205,10 @@ def _read_floats(path: Path, block: int) -> Iterator[tuple[int, NDArray[np.float
             raise AudioFileError(f"{path} has a sample rate of {rate} Hz", hint="use 16000 Hz or more")
         promised = file.frames if file.format in ("WAV", "WAVEX", "RF64", "FLAC", "AIFF") else 0
         done = 0
+        frames = max(1, block // file.channels)  # a small file can hold a thousand of them
         while True:
             try:
-                piece = file.read(block, dtype="float32", always_2d=True)
+                piece = file.read(frames, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as error:
                 at = f"{done / rate:.2f} s"
                 raise AudioFileError(

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mww_ha import frontend
-from mww_ha.errors import ManifestError, MissingDependencyError, ModelFileError
+from mww_ha.errors import ManifestError, MissingDependencyError, ModelFileError, how_to_install
 from mww_ha.schema import SAMPLE_RATE_HZ
 
 Scores = NDArray[np.uint8]
@@ -383,7 +383,7 @@ def _micro_runtime() -> Any:
         from tflite_micro import runtime
     except ImportError:
         raise MissingDependencyError(
-            "tflite-micro is not installed", hint="install the extra: pip install 'mww-ha[train]' (x86-64 Linux only)"
+            "tflite-micro is not installed", hint=f"{how_to_install('train')} (x86-64 Linux only)"
         ) from None
     return runtime
 
@@ -495,6 +495,11 @@ class Detector:
         self._slice = 0
         self._ignore = -warmup_slices
         self._unprocessed = False
+
+    def set_cutoff(self, cutoff: int) -> None:
+        """Another cutoff from the next score on, as when its sensitivity is changed on a device that runs."""
+        self._cutoff = cutoff
+        self._limit = cutoff * len(self._ring)
 
     def push(self, scores: Scores) -> list[Detection]:
         """Detections that the next scores bring."""

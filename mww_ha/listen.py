@@ -52,21 +52,48 @@ class Heard:
     peak_s: float  # when that window ended
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Every score of a file, one byte each model step."""
+
+    scores: bytes
+    first_s: float  # when the sound of the first of them ends, from the file's start
+    step_s: float
+    window: int  # so many of them are averaged
+    cutoff: int  # 0 to 255: what their average must exceed
+
+
 class Listener:
     """Frontend, model and decision in a row; samples in, detections out."""
 
     def __init__(self, manifest: detector.Manifest, *, cutoff: float | None = None, window: int | None = None) -> None:
         self._model = detector.load_model(manifest)
         self._frontend = frontend.Frontend()
-        self._window = manifest.sliding_window if window is None else window
-        level = manifest.cutoff if cutoff is None else detector.cutoff_of_probability(cutoff)
-        self._detector = detector.Detector(cutoff=level, window=self._window, stride=self._model.stride)
-        self._recent = np.zeros(self._window, dtype=np.uint8)
+        self.window = manifest.sliding_window if window is None else window
+        self.cutoff = manifest.cutoff if cutoff is None else detector.cutoff_of_probability(cutoff)  # 0 to 255
+        self._detector = detector.Detector(cutoff=self.cutoff, window=self.window, stride=self._model.stride)
+        self._recent = np.zeros(self.window, dtype=np.uint8)
         self._steps = 0
         self._samples = 0
         self._begin_s = 0.0
         self._peak_sum = 0
         self._peak_step = -1
+        self.scores = np.zeros(0, dtype=np.uint8)  # of the last sound that was pushed
+
+    @property
+    def step_s(self) -> float:
+        """Time between two scores."""
+        return self._model.stride * frontend.STEP_MS / 1000
+
+    @property
+    def next_s(self) -> float:
+        """When the sound of the next score ends."""
+        return detector.step_time_s(self._steps, self._model.stride) - self._begin_s
+
+    def set_cutoff(self, cutoff: int) -> None:
+        """Another cutoff (0 to 255) from the next score on; what was heard so far counts."""
+        self.cutoff = cutoff
+        self._detector.set_cutoff(cutoff)
 
     def start(self, samples: Samples) -> None:
         """Sound that was there before: it warms up frontend, model and detector, and times count from its end."""
@@ -77,12 +104,12 @@ class Listener:
 
     def push(self, samples: Samples) -> list[Detection]:
         """The next samples, any number of them."""
-        scores = self._model.scores(frontend.quantize_features(self._frontend.process(samples)))
+        scores = self.scores = self._model.scores(frontend.quantize_features(self._frontend.process(samples)))
         self._samples += len(samples)
         if len(scores):
             line = np.concatenate([self._recent, scores])
             running = np.concatenate([[0], np.cumsum(line, dtype=np.int64)])
-            sums = running[self._window + 1 :] - running[1 : len(scores) + 1]
+            sums = running[self.window + 1 :] - running[1 : len(scores) + 1]
             best = int(np.argmax(sums))
             if sums[best] > self._peak_sum:
                 self._peak_sum, self._peak_step = int(sums[best]), self._steps + best
@@ -102,7 +129,7 @@ class Listener:
         return Heard(
             detections=tuple(detections),
             duration_s=self._samples / SAMPLE_RATE_HZ,
-            peak=self._peak_sum / self._window / 255,
+            peak=self._peak_sum / self.window / 255,
             peak_s=self._peak_s(),
         )
 
@@ -122,16 +149,41 @@ def hear_file(
     second, and a word that ends with the file would otherwise be cut off. Times count from the file's start.
     Raises AudioFileError, ManifestError, ModelFileError.
     """
+    blocks = audio.read_blocks(path, _BLOCK_S)
+    return trace_blocks(blocks, manifest_path, cutoff=cutoff, window=window, name=path.name, report=report)[0]
+
+
+def trace_blocks(
+    blocks: Iterable[Samples],
+    manifest_path: Path,
+    *,
+    cutoff: float | None = None,
+    window: int | None = None,
+    name: str = "",
+    report: ProgressSink = no_progress,
+) -> tuple[Heard, Trace]:
+    """What ``hear_file`` hears in blocks of sound that has an end, and every score of it."""
     listener = Listener(detector.load_manifest(manifest_path), cutoff=cutoff, window=window)
     listener.start(quiet_room(LEAD_S))
+    first_s = listener.next_s
     found: list[Detection] = []
-    for block in audio.read_blocks(path, _BLOCK_S):
+    scores: list[bytes] = []
+    for block in blocks:
         found += listener.push(block)
+        scores.append(listener.scores.tobytes())
         heard_s = listener.heard(()).duration_s
-        report(Progress(stage="listen", message=path.name, done=round(heard_s, 1), total=0, unit="s"))
+        report(Progress(stage="listen", message=name, done=round(heard_s, 1), total=0, unit="s"))
     duration_s = listener.heard(()).duration_s
     found += listener.push(quiet_room(TAIL_S))
-    return dataclasses.replace(listener.heard(found), duration_s=duration_s)
+    scores.append(listener.scores.tobytes())
+    trace = Trace(
+        scores=b"".join(scores),
+        first_s=first_s,
+        step_s=listener.step_s,
+        window=listener.window,
+        cutoff=listener.cutoff,
+    )
+    return dataclasses.replace(listener.heard(found), duration_s=duration_s), trace
 
 
 def quiet_room(seconds: float) -> Samples:

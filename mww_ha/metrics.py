@@ -132,6 +132,35 @@ def describe_hours(events: int, hours: float, budget_per_hour: float, kind: str)
     )
 
 
+# --- Pairs -----------------------------------------------------------------------------------------------------------
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Exact two-sided p: how likely a fair coin falls at least as unevenly as ``better`` to ``worse``.
+
+    The exact form of McNemar's test; pairs without a difference do not count. 1.0 where there is no difference.
+    """
+    if better < 0 or worse < 0:
+        raise ValueError(f"{better} better and {worse} worse are no counts")
+    differ = better + worse
+    return min(1.0, 2 * _binomial_at_most(min(better, worse), differ, 0.5)) if differ else 1.0
+
+
+def paired_interval(better: int, worse: int, exposure: float, unit: str) -> Interval:
+    """``(better - worse) / exposure`` with an interval that leaves out 0 exactly where ``sign_test`` is below 5 %.
+
+    Given how many pairs differ; that number's own chance is not in it. Where none differs it is what so few pairs (unit
+    share) or hours (unit per hour) could hide, either way.
+    """
+    differ = better + worse
+    if not differ:
+        none = share_interval(0, round(exposure)) if unit == "share" else rate_interval(0, exposure)
+        return Interval(value=0.0, low=-none.high, high=none.high, events=0, exposure=float(exposure), unit=unit)
+    share = share_interval(better, differ)
+    value, low, high = (differ * (2 * part - 1) / exposure for part in (share.value, share.low, share.high))
+    return Interval(value=value, low=low, high=high, events=differ, exposure=float(exposure), unit=unit)
+
+
 # --- Curves ----------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,11 @@ import numpy.typing as npt
 
 from mww_ha.errors import DataError
 from mww_ha.frontend import CHANNELS
-from mww_ha.schema import Label
+from mww_ha.schema import Label, Origin
+
+FIELD = str(Origin.CAPTURED)
+"""Source of words that satellites captured and people judged. On the training side only shards of the kind ``field``
+hold them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Work spread over child processes that never outlive their parent.
+"""Work spread over child processes that never outlive their parent, and what this machine has for it.
 
 Tasks and results are pickled; the function must be importable. A task that raises ends the whole piece of work
 with that error; Ctrl-C and a killed parent end the children.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mww_ha.errors import ToolError
@@ -26,6 +28,18 @@ def count_processes(wanted: int = 0) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def available_memory() -> int | None:
+    """Memory and swap in bytes that programs can still get; None where the system does not tell."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    rows = dict(re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE))
+    if "MemAvailable" not in rows:
+        return None
+    return (int(rows["MemAvailable"]) + int(rows.get("SwapFree", 0))) * 1024
 
 
 def follow_parent() -> None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from tiny_project import write_settings
 
 from mww_ha import pipeline
 from mww_ha.store import Project, create_project
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and every child would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples each time, however slow the machine; pytest --hypothesis-profile=search tries others.
+_PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("search", _PATIENT)
+hypothesis.settings.register_profile("gate", _PATIENT, derandomize=True)
+hypothesis.settings.load_profile("gate")
 
 
 @pytest.fixture(autouse=True)

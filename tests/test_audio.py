@@ -1,6 +1,7 @@
 """Any sound becomes 16 kHz mono int16 with the same content, and what is not sound is refused by name."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -45,6 +46,40 @@ def test_int16_to_float_and_back_gives_the_same_samples(samples):
 def test_floats_are_rounded_to_nearest_and_clipped():
     floats = np.array([1.0, 2.0, -1.0, -3.0, 1.4 / 32768, 1.6 / 32768, -1.6 / 32768, 0.5 / 32768], np.float32)
     assert audio.float_to_int16(floats).tolist() == [32767, 32767, -32768, -32768, 1, 2, -2, 0]
+
+
+def read_in(path) -> int:
+    """The most bytes it took at a time to read all of a file in pieces."""
+    for _ in audio.read_blocks(path, block_s=1.0):  # imports, and whatever is kept for the next file
+        pass
+    tracemalloc.start()
+    try:
+        for _ in audio.read_blocks(path, block_s=1.0):
+            pass
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_channels_take_no_more_memory_than_one(tmp_path):
+    one, many = tmp_path / "one.wav", tmp_path / "many.wav"
+    soundfile.write(one, np.zeros(20_000 * 256, np.float32), 16000, subtype="PCM_U8")
+    soundfile.write(many, np.zeros((20_000, 256), np.float32), 16000, subtype="PCM_U8")
+    assert read_in(many) < 2 * read_in(one)
+
+
+def test_a_header_cannot_ask_for_memory(tmp_path):
+    path = tmp_path / "large.wav"
+    with path.open("wb") as file:
+        file.write(b"RF64\xff\xff\xff\xffWAVEds64" + (100 << 20).to_bytes(4, "little"))
+        file.truncate(100 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(AudioFileError):
+            audio.read_audio(path)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mww_ha import audio, detector
-from mww_ha.errors import InputError, ManifestError
+from mww_ha.errors import InputError, ManifestError, StorageError
 from mww_ha.evaluate import (
     AmbientTrace,
     LureTrace,
@@ -415,6 +415,12 @@ def test_a_folder_without_usable_sound_is_an_error(manifest, tmp_path, part):
     (empty / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(InputError, match="none of the 1 files"):
         folders.evaluate_model(manifest, **{part: empty}, processes=1)
+
+
+@pytest.mark.parametrize("out", ["json_out", "html_out"])
+def test_a_report_that_could_not_be_written_is_refused_before_the_work(manifest, tmp_path, out):
+    with pytest.raises(StorageError, match="/dev/null is not a folder"):
+        folders.evaluate_model(manifest, tmp_path / "no sounds", **{out: Path("/dev/null/x")})
 
 
 def test_nothing_to_judge_on_and_no_model_are_errors(manifest, tmp_path):

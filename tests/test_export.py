@@ -19,11 +19,12 @@ from toy_run import FEATURE_SET, RUN, finished_run, open_run, put_candidate
 from toy_wake import bursts, random_net, toy
 
 from mww_ha import detector, export, frontend
-from mww_ha.errors import DataError, ExportRefusedError, ManifestError, ModelFileError, MwwError
+from mww_ha.errors import ConfigError, DataError, ExportRefusedError, ManifestError, ModelFileError, MwwError
 from mww_ha.evaluate import held_out
 from mww_ha.export import parity
 from mww_ha.nn import quantize, streaming
 from mww_ha.nn.streaming import FusedNet
+from mww_ha.shards import open_shard, read_index
 from mww_ha.store import Project
 
 _MISSING = [name for name in ("tflite_micro", "pymicro_wakeword") if importlib.util.find_spec(name) is None]
@@ -123,6 +124,70 @@ def test_a_good_run_becomes_a_model_with_everything_that_is_known_about_it(toy_p
     assert (about["run"], about["feature_set"]) == (RUN, FEATURE_SET)
     # Whatever lies about on the disk of the household stays there.
     assert str(toy_project.root) not in json.dumps(about)
+
+
+def test_near_misses_get_a_cutoff_below_the_levels_that_keeps_its_budget_on_validation(toy_project):
+    folder = toy_project.features_dir / FEATURE_SET
+    judged = json.loads((toy_project.reports_dir / f"{RUN}.json").read_text())
+    per_hour = 300.0  # the toy has seconds of sound where a household has hours
+    entry = export._near_miss(toy().model, folder, judged, processes=1, per_hour=per_hour)["near_miss"]
+    cutoff = detector.cutoff_of_probability(entry["probability_cutoff"])
+    levels = {level["name"]: level for level in judged["levels"]}
+    assert export.LOWEST_NEAR_MISS <= cutoff < levels["high"]["cutoff"]
+
+    # counted once more, scene by scene, as the firmware would
+    window = levels["high"]["window"]
+    events = hours = 0.0
+    for name in read_index(folder)["shards"]["validation/ambient"]:
+        shard = open_shard(folder, name)
+        for scene in shard.scenes:
+            frames = np.asarray(shard.features[scene.offset : scene.offset + scene.frames])
+            scores = detector.StreamingModel(toy().model).scores(frontend.quantize_features(frames))
+            events += detector.count_detections(scores, np.array([cutoff]), window)[0]
+            hours += scene.frames * frontend.STEP_MS / 3_600_000
+    assert 0 < events <= per_hour * hours
+
+    # measured as the levels are, and it hears what they hear
+    for rate in (entry["recall"], entry["false_accepts_per_hour"]):
+        assert rate["low"] <= rate["value"] <= rate["high"]
+        assert rate["exposure"] > 0
+    assert entry["recall"]["events"] >= levels["high"]["recall"]["events"]
+    assert entry["recall"]["exposure"] == levels["high"]["recall"]["exposure"]
+    assert entry["misses_caught"]["exposure"] == 24 - levels["medium"]["recall"]["events"]
+    assert entry["measured_on"] == "synthetic ambient"
+
+
+@pytest.mark.parametrize(
+    ("counted", "below", "chosen"),
+    [
+        # 2 h: 20 events are allowed, and the rate falls below that at 90
+        ([(np.where(np.arange(256) < 90, 21, 20), 2.0)], 200, 90),
+        # a kind alone breaks the budget up to 120, though all hours together keep it
+        ([(np.zeros(256, int), 9.0), (np.where(np.arange(256) < 120, 11, 0), 1.0)], 200, 120),
+        # a kind too short for one event has no vote of its own
+        ([(np.zeros(256, int), 9.0), (np.where(np.arange(256) < 120, 1, 0), 0.05)], 200, export.LOWEST_NEAR_MISS),
+        # a rate that rises again higher up counts from there
+        ([(np.where(np.arange(256) == 150, 30, 0), 1.0)], 200, 151),
+        # nothing wakes it at all: still not down to noise
+        ([(np.zeros(256, int), 1.0)], 200, export.LOWEST_NEAR_MISS),
+        # the budget is only kept where the levels are already
+        ([(np.where(np.arange(256) < 200, 99, 0), 1.0)], 200, None),
+        ([(np.full(256, 99), 1.0)], 200, None),
+        ([(np.zeros(256, int), 1.0)], export.LOWEST_NEAR_MISS, None),
+    ],
+)
+def test_the_lowest_cutoff_that_keeps_the_budget_is_chosen_or_none(counted, below, chosen):
+    assert export.choose_near_miss(counted, below=below) == chosen
+
+
+@pytest.mark.parametrize("kept", [[], ["validation/ambient", "validation/real"]])
+def test_with_too_little_sound_to_choose_on_nothing_is_said_of_near_misses(toy_project, kept):
+    folder = toy_project.features_dir / FEATURE_SET
+    judged = json.loads((toy_project.reports_dir / f"{RUN}.json").read_text())
+    index = read_index(folder)
+    index["shards"] = {name: own for name, own in index["shards"].items() if name in kept}
+    (folder / "index.json").write_text(json.dumps(index))
+    assert export._near_miss(toy().model, folder, judged, processes=1) == {}
 
 
 def test_exporting_again_changes_nothing(toy_project):
@@ -345,13 +410,14 @@ def test_a_run_that_is_not_finished_or_not_known_is_not_exported(toy_project):
 
 
 def test_a_setting_that_esphome_would_refuse_leaves_no_model_behind(toy_project):
-    toy_project.catalogue.close()
-    project = open_run(toy_project.root, export__author="''")
+    with pytest.raises(ConfigError, match="author"):
+        open_run(toy_project.root, export__author="''")
+    settings = toy_project.settings
+    nameless = dataclasses.replace(settings, export=dataclasses.replace(settings.export, author=""))
     with pytest.raises(ManifestError, match="author"):
-        export.run(project, run=RUN)
-    assert os.listdir(project.models_dir) == []
-    assert project.catalogue.models() == []
-    project.catalogue.close()
+        export.run(dataclasses.replace(toy_project, settings=nameless), run=RUN)
+    assert os.listdir(toy_project.models_dir) == []
+    assert toy_project.catalogue.models() == []
 
 
 def test_too_little_sound_to_compare_on_is_named(toy_project):

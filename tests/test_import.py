@@ -9,10 +9,11 @@ import time
 
 import numpy as np
 import pytest
+from test_record_takes import take
 
 from mww_ha import audio, store
-from mww_ha.errors import InputError
-from mww_ha.record import files
+from mww_ha.errors import DataError, InputError
+from mww_ha.record import files, people
 from mww_ha.schema import Label, Origin
 
 soundfile = pytest.importorskip("soundfile")
@@ -29,6 +30,18 @@ def sound(path, seed, seconds=0.5, rate=16000):
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.random.default_rng(seed).normal(0, 0.1, round(seconds * rate)), rate)
     return path
+
+
+def test_what_holds_more_sound_than_was_allowed_is_rejected_however_small_it_is(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PART_S", 10.0)
+    path = tmp_path / "in" / "hum.flac"
+    path.parent.mkdir()
+    soundfile.write(path, np.full(61 * 16000, 0.25, np.float32), 16000)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(DataError, match="longer than"):
+        files.import_folder(project, path.parent, label=Label.NOISE, longest_s=60.0)
+    assert project.catalogue.clips(Label.NOISE) == []
+    assert files.import_folder(project, path.parent, label=Label.NOISE, longest_s=61.0).added > 0
 
 
 def test_a_folder_is_searched_to_its_ends_and_speakers_are_its_folders(project, tmp_path):
@@ -186,7 +199,7 @@ def test_an_import_that_was_killed_is_finished_by_the_next_one(project, tmp_path
         import sys, time
         from pathlib import Path
         from mww_ha import store
-        from mww_ha.record import files
+        from mww_ha.record import files, people
         from mww_ha.schema import Label
         project = store.open_project(Path(sys.argv[1]))
         slow = lambda path: time.sleep(0.005) or "ann"
@@ -204,3 +217,68 @@ def test_an_import_that_was_killed_is_finished_by_the_next_one(project, tmp_path
     assert all((project.root / clip.path).exists() for clip in before)
     result = files.import_folder(project, tmp_path / "in", label=Label.WAKE, speaker="ann")
     assert (result.added, result.known) == (150 - len(before), len(before))
+
+
+def test_wake_words_that_a_session_would_refuse_are_taken_and_named_once(project, tmp_path):
+    good = take("f5", seed=1)
+    start, end = audio.trim_silence(good)
+    for name, samples in {
+        "good": good,
+        "cut tight": good[start:end],
+        "clipped": np.clip(take("m7", seed=2).astype(np.int32) * 30, -32_768, 32_767).astype(np.int16),
+        "long": np.concatenate([take("f5", seed=3), take("m7", seed=4)]),
+    }.items():
+        path = tmp_path / "in" / f"{name}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, samples, 16_000, subtype="PCM_16")
+    result = files.import_folder(project, tmp_path / "in", label=Label.WAKE, speaker="anna")
+    assert (result.added, result.rejected) == (4, ())
+    doubts = {name.rpartition("/")[2]: reason for name, reason in result.doubtful}
+    assert set(doubts) == {"clipped.wav", "long.wav"}
+    assert "is cut off: step back" in doubts["clipped.wav"]
+    assert "separate sounds" in doubts["long.wav"]
+    assert files.import_folder(project, tmp_path / "in", label=Label.WAKE, speaker="anna").doubtful == ()
+    other = files.import_folder(project, tmp_path / "in", label=Label.CONFUSABLE)
+    assert (other.added, other.doubtful) == (4, ())
+
+
+def test_what_was_not_known_of_a_clip_is_completed_and_what_is_known_stays(project, tmp_path):
+    folder = tmp_path / "in"
+    for number in range(3):
+        sound(folder / f"{number}.wav", number)
+    files.import_folder(project, folder, label=Label.WAKE)
+    files.import_folder(project, folder / "2.wav", label=Label.WAKE, speaker="ben")
+    result = files.import_folder(project, folder, label=Label.WAKE, speaker="anna", licence="CC0")
+    assert (result.added, result.known, result.completed, result.speakers) == (0, 3, 3, ("anna",))
+    clips = project.catalogue.clips()
+    assert sorted(clip.speaker for clip in clips) == ["anna", "anna", "ben"]
+    assert {clip.licence for clip in clips} == {"CC0"}
+    [(name, why)] = result.differing
+    assert name.endswith("2.wav")
+    assert "known, but with speaker 'ben': not changed to 'anna'" in why
+    [ben] = [clip for clip in clips if clip.speaker == "ben"]
+    assert f"mww-ha clips delete {ben.id}" in why
+    again = files.import_folder(project, folder / "0.wav", label=Label.WAKE, speaker="Anna", licence="CC0")
+    assert (again.completed, again.differing, again.relabelled) == (0, (), ())
+    assert len(people.delete_person(project, "anna").clips) == 2
+
+
+def test_a_sound_that_is_twice_in_a_table_is_one_clip_with_the_first_speaker(project, tmp_path):
+    sound(tmp_path / "a.wav", 1)
+    rows = ["path\tlabel\tspeaker\tlicence", "a.wav\twake\tanna\t", "a.wav\twake\tben\tCC0"]
+    (tmp_path / "t.tsv").write_text("\n".join(rows))
+    result = files.import_manifest(project, tmp_path / "t.tsv")
+    assert (result.added, result.known, result.completed, len(result.differing)) == (1, 1, 1, 1)
+    assert result.speakers == ("anna", "ben")
+    assert [(clip.speaker, clip.licence) for clip in project.catalogue.clips()] == [("anna", "CC0")]
+
+
+def test_the_same_sound_under_another_label_is_warned_of(project, tmp_path):
+    path = sound(tmp_path / "in" / "a.wav", 1)
+    files.import_folder(project, path, label=Label.WAKE)
+    [wake] = project.catalogue.clips()
+    result = files.import_folder(project, path, label=Label.SPEECH)
+    [(_, why)] = result.relabelled
+    assert "the same sound is here as wake too" in why
+    assert f"mww-ha clips delete {wake.id}" in why
+    assert result.added == 1

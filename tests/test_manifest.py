@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mww_ha.detector import load_manifest, probability_of_cutoff
 from mww_ha.errors import ManifestError
-from mww_ha.export.manifest import about_path, model_file_stem, write_about, write_manifest
+from mww_ha.export.manifest import about_path, write_about, write_manifest
+from mww_ha.store import model_file_stem
 
 GOOD: dict[str, Any] = {
     "phrase": "hey kitchen",

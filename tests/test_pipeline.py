@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -13,7 +14,7 @@ import pytest
 from tiny_project import write_settings
 
 from mww_ha import audio, detector, frontend, pipeline
-from mww_ha.deploy import render
+from mww_ha.deploy import esphome
 from mww_ha.errors import DataError, ProjectError
 from mww_ha.schema import Label, Progress
 from mww_ha.shards import read_index
@@ -131,6 +132,56 @@ def test_quickstart_leaves_the_project_of_another_phrase_alone(prepared: Project
     assert times_of(prepared.root) == before
 
 
+def ended(**changes: object) -> pipeline.Summary:
+    known = {field.name: "" for field in dataclasses.fields(pipeline.Summary)}
+    rest = {"duration_s": 60.0, "peak_memory_mb": 100.0, "board": "generic-s3", "device": "hall", "substitutions": {}}
+    return pipeline.Summary(**{**known, **rest, **changes})  # type: ignore[arg-type]
+
+
+def test_what_is_to_do_next_begins_with_the_way_into_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "my hall"
+    (root / "esphome").mkdir(parents=True)
+    (root / "project.yaml").write_text("phrase: hey hall\n")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "project.yaml").write_text("phrase: hey other\n")
+    for here, way in (
+        (tmp_path, "cd 'my hall'"),
+        (other, f"cd '{root}'"),
+        (root, ""),
+        (root / "esphome", ""),
+    ):
+        monkeypatch.chdir(here)
+        assert pipeline.way_into(root) == way
+        for board in ("generic-s3", "voice-pe"):
+            lines = ended(project=str(root), board=board).text().splitlines()
+            added = next(place for place, line in enumerate(lines) if "mww-ha devices add hall" in line)
+            assert (lines[added - 1] == f"  {way}") is bool(way)
+    monkeypatch.chdir(tmp_path)
+    assert pipeline.way_into(Path("my hall")) == "cd 'my hall'"
+
+
+def test_the_end_of_a_quickstart_names_the_device_and_the_board_that_it_was_made_for() -> None:
+    told = ended(board="atom-echo-s3r").text()
+    assert "mww-ha devices add hall --template atom-echo-s3r   (others: mww-ha devices templates)" in told
+    assert "mww-ha flash --device hall --serial /dev/ttyACM0" in told
+    own = ended(board="own", substitutions={"mic_id": "my mic"}).text()
+    assert "mww-ha devices add hall --template own --substitute 'mic_id=my mic'" in own
+    assert "mww-ha render --device hall " in own
+    assert "mww-ha flash" not in own
+
+
+def test_quickstart_does_not_drop_what_the_existing_project_has_not(prepared: Project) -> None:
+    before = times_of(prepared.root)
+    with pytest.raises(ProjectError, match="effort quick, and best"):
+        pipeline.quickstart(prepared.root, "hey kitchen", effort="best")
+    with pytest.raises(ProjectError, match="language en, and de"):
+        pipeline.quickstart(prepared.root, "hey kitchen", language="de")
+    assert times_of(prepared.root) == before
+
+
 SMALL = {
     "synthesize.engines": "[espeak]",
     "synthesize.wake_clips": "300",
@@ -173,7 +224,7 @@ def test_quickstart_goes_from_a_phrase_to_a_model_that_wakes_and_yaml_that_espho
 
     yaml = Path(summary.yaml).read_text()
     assert model_path.stem in yaml
-    assert summary.yaml_checked is (render.find_esphome() is not None)
+    assert summary.yaml_checked is (esphome.find_esphome() is not None)
 
     text = summary.text()
     for said in ("voices that training never heard", "it is a start", "record your family", "minutes", "MB"):

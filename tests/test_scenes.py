@@ -192,12 +192,23 @@ def test_no_numerous_voice_drowns_the_others() -> None:
 
 
 @pytest.mark.parametrize("name", ["quiet", "noise", "babble", "talker", "colour"])
-def test_every_background_fills_its_scene(maker: SceneMaker, name: str) -> None:
-    sound = maker.make_background(name, np.random.default_rng(8))
+@pytest.mark.parametrize("seed", range(8))
+def test_every_background_fills_its_scene(maker: SceneMaker, name: str, seed: int) -> None:
+    sound = maker.make_background(name, np.random.default_rng(seed))
     assert sound.shape == (12 * RATE,)
     assert np.isfinite(sound).all()
     levels = np.sqrt(np.mean(sound[: 12 * RATE].reshape(12, RATE) ** 2, axis=1))
     assert levels.min() > 0
+
+
+def test_talk_has_no_second_of_silence_wherever_its_last_word_ended(maker: SceneMaker) -> None:
+    for seed in range(60):
+        sound = maker.talk(1, np.random.default_rng(seed))
+        assert sound.shape == (12 * RATE,)
+        heard = np.flatnonzero(sound)
+        assert len(heard), "somebody talks"
+        gaps = np.diff(np.append(heard, heard[0] + len(sound)))
+        assert gaps.max() < RATE, f"seed {seed}: {gaps.max() / RATE:.2f} s of silence"
 
 
 def test_a_short_recorded_background_runs_on_without_a_step(pool: Pool) -> None:

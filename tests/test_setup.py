@@ -180,6 +180,11 @@ def test_the_first_start_sets_up_the_second_is_instant_and_a_moved_checkout_stil
     done = subprocess.run([link, "moved"], env=environment_of(moved), capture_output=True, text=True, check=False)
     assert done.stdout == "hello moved\n", done.stderr
 
+    # The environment of the tests holds all that a user's does: neither renews what the other made.
+    shutil.copy(moved / "requirements.lock", moved / "requirements-dev.lock")
+    (moved / ".venv" / "installed-requirements.lock").rename(moved / ".venv" / "installed-requirements-dev.lock")
+    assert finish(begin(moved, "again")) == (0, "hello again\n", "")
+
 
 def test_an_interrupted_set_up_is_made_again_and_two_at_once_make_one(checkout: Path):
     first = begin(checkout)

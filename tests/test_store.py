@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -11,11 +12,14 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mww_ha import audio, store
 from mww_ha.errors import ConfigError, ProjectError, StorageError
 from mww_ha.schema import Clip, Label, Origin
 from mww_ha.store import (
@@ -26,6 +30,7 @@ from mww_ha.store import (
     find_project,
     open_project,
     slugify,
+    storage_errors,
     write_json,
     write_text,
 )
@@ -181,18 +186,55 @@ def test_several_writers_at_once_lose_nothing(tmp_path: Path):
 def test_two_that_open_a_new_project_at_once_both_find_a_whole_catalogue(tmp_path: Path):
     failures: list[Exception] = []
 
-    def open_it() -> None:
+    def open_it(path: Path) -> None:
         try:
-            Catalogue(tmp_path / "c.sqlite").close()
-        except sqlite3.Error as error:
+            Catalogue(path).close()
+        except (sqlite3.Error, StorageError) as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=open_it) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for number in range(20):
+        threads = [threading.Thread(target=open_it, args=(tmp_path / f"c{number}.sqlite",)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert failures == []
+
+
+_ANY = {"TEXT": "x", "INTEGER": 1, "REAL": 1.5, "BLOB": b"x"}
+
+
+def shape_of(path: Path) -> set[str]:
+    """What SQLite says of tables and indexes."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return {
+            " ".join(row[0].split()) for row in database.execute("SELECT sql FROM sqlite_schema WHERE sql NOT NULL")
+        }
+
+
+@pytest.mark.parametrize("version", range(1, len(store._MIGRATIONS)))
+def test_a_catalogue_of_any_older_version_opens_with_every_row_and_looks_like_a_new_one(tmp_path: Path, version: int):
+    path = tmp_path / "old.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        for script in store._MIGRATIONS[:version]:
+            old.executescript(script)
+        old.execute(f"PRAGMA user_version={version}")
+        tables = [name for (name,) in old.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        tables = [name for name in tables if not name.startswith("sqlite_")]
+        rows: dict[str, tuple[Any, ...]] = {}
+        for table in tables:
+            rows[table] = tuple(_ANY[kind] for _, _, kind, *_ in old.execute(f"PRAGMA table_info({table})"))
+            old.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(rows[table]))})", rows[table])
+        old.commit()
+    catalogue = Catalogue(path)
+    assert catalogue.check_integrity() == []
+    assert catalogue.people() == []
+    catalogue.close()
+    Catalogue(tmp_path / "new.sqlite").close()
+    assert shape_of(path) == shape_of(tmp_path / "new.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as opened:
+        for table, row in rows.items():
+            assert opened.execute(f"SELECT * FROM {table}").fetchall() == [row], table
 
 
 def test_a_catalogue_of_a_newer_version_is_refused(project: Project):
@@ -230,6 +272,22 @@ def test_making_a_project_again_opens_it_and_another_phrase_is_refused(project: 
         create_project(project.root, "hey bathroom")
 
 
+@pytest.mark.parametrize("option", [{"effort": "best"}, {"language": "de"}])
+def test_an_option_that_the_existing_project_has_not_is_refused_with_the_way_out(
+    project: Project, option: dict[str, str]
+):
+    path = project.root / "project.yaml"
+    before = path.read_text()
+    (key, value), has = next(iter(option.items())), {"effort": "quick", "language": "en"}
+    with pytest.raises(
+        ProjectError, match=f"exists already, with {key} {has[key]}, and {value} is asked for"
+    ) as caught:
+        create_project(project.root, "hey kitchen", **option)
+    assert f"--set {key}={value}" in caught.value.hint
+    create_project(project.root, "hey kitchen", **{key: has[key]}).catalogue.close()
+    assert path.read_text() == before
+
+
 def test_a_project_without_a_phrase_is_never_made(tmp_path: Path):
     with pytest.raises(ConfigError):
         create_project(tmp_path / "p", "  ")
@@ -241,3 +299,34 @@ def test_overrides_reach_the_settings_of_an_opened_project(project: Project):
     assert opened.settings.split.salt == "x"
     assert dataclasses.replace(opened.settings.split, salt="") == project.settings.split
     opened.catalogue.close()
+
+
+def test_clips_are_found_by_their_ids(project: Project):
+    clips = [
+        audio.add_clip(project.root, np.full(100, value, np.int16), label=Label.NOISE, origin=Origin.IMPORTED)
+        for value in (1, 2)
+    ]
+    project.catalogue.add_clips(clips)
+    assert project.catalogue.clips_by_id([clips[1].id, "0123456789abcdef"]) == {clips[1].id: clips[1]}
+    assert project.catalogue.clips_by_id([]) == {}
+
+
+@pytest.mark.parametrize("place", ["/dev/null/a", "/dev/null/a/b", "/proc/a/b"])
+def test_where_no_folder_can_be_made_that_is_said(place: str):
+    with pytest.raises(StorageError, match=r"cannot write .*(/dev/null is not a folder|can be made in /proc)"):
+        write_text(Path(place, "page.html"), "<p>")
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(StorageError, match=f"{name} is there already and is no plain file"):
+            write_text(tmp_path / name, "text")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+def test_a_file_of_ours_that_is_missing_stays_a_defect(tmp_path: Path):
+    with pytest.raises(FileNotFoundError), storage_errors(tmp_path / "a"):
+        (tmp_path / "b").read_bytes()

@@ -47,6 +47,7 @@ def make_run(root: Path) -> None:
     shards: dict[str, list[str]] = {}
     hours: dict[str, float] = {}
     speakers: dict[str, list[str]] = {"train": []}
+    sides: dict[str, str] = {}
     for split, seed in ((Split.VALIDATION, 1), (Split.TEST, 2)):
         clips = _make_clips(project, split, seed)
         features.build_pool(project.root, clips, folder / f"pool-{split}.i16")
@@ -55,10 +56,11 @@ def make_run(root: Path) -> None:
             seconds = features.render_shard(plan, maker, folder)
             shards.setdefault(f"{split}/{plan.family}", []).append(plan.name)
             hours[f"{split}/{plan.family}"] = seconds / 3600
+        sides |= {clip.id: str(split) for clip in clips}
         speakers[str(split)] = sorted({clip.speaker for clip in clips if clip.label is Label.WAKE})
-    write_json(
-        folder / "index.json", {"shards": shards, "hours": hours, "clips": {"test/wake": WAKES}, "speakers": speakers}
-    )
+    counts = {"test/wake": WAKES}
+    index = {"shards": shards, "hours": hours, "clips": counts, "speakers": speakers, "sides": sides}
+    write_json(folder / "index.json", index)
     put_candidate(project, toy().net, toy().model)
     place = project.runs_dir / RUN
     losses = [{"step": step, "wake_loss": 1 / step, "negative_loss": 0.5 / step} for step in (10, 20)]

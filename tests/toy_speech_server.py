@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
 
+from toy_wyoming import serve
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.error import Error
 from wyoming.event import Event
 from wyoming.info import Attribution, Describe, Info, TtsProgram, TtsVoice, TtsVoiceSpeaker
-from wyoming.server import AsyncEventHandler, AsyncTcpServer
+from wyoming.server import AsyncEventHandler
 from wyoming.tts import Synthesize
 
 from mww_ha.synthesize import espeak
@@ -73,17 +72,5 @@ class Handler(AsyncEventHandler):
         return True
 
 
-async def main() -> None:
-    """Serves until it is killed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = AsyncTcpServer("127.0.0.1", port)
-    await server.start(Handler)
-    sys.stdout.write(f"{port}\n")
-    sys.stdout.flush()
-    await asyncio.Event().wait()
-
-
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(serve(Handler))

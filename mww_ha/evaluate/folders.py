@@ -51,13 +51,15 @@ def evaluate_model(
     Every clip in ``wake`` and ``lures`` is placed in running sound (quiet noise, or ``background`` at ``snr_db``
     under the clip's speech level); files in ``ambient`` run as continuous streams. First-level subfolders of
     ``wake`` are speakers, those of ``lures`` what is said. Files that cannot be used are named in the warnings.
-    Raises ManifestError, ModelFileError, AudioFileError, InputError.
+    Raises ManifestError, ModelFileError, AudioFileError, InputError, StorageError.
     """
     manifest = detector.load_manifest(manifest_path)
     stride = detector.load_model(manifest).stride
     content = detector.read_model(manifest.model_path)
     if wake is None and ambient is None and lures is None:
         raise InputError("nothing to judge the model on", hint="name --wake DIR, --ambient DIR or --lures DIR")
+    for out in filter(None, (json_out, html_out)):
+        store.make_place(out)  # told before what may take an hour
     workers = count_processes(processes)
     beds = find_sound(background) if background is not None else []
     condition = f"{background.name} at {snr_db:g} dB" if background is not None else "quiet"

@@ -14,7 +14,7 @@ from mww_ha.evaluate.curve import AmbientTrace, LureTrace, TraceSet, WakeEvent
 from mww_ha.evaluate.judge import evaluate_traces
 from mww_ha.evaluate.report import Report, Series, write_report
 from mww_ha.schema import Label, Progress, ProgressSink, no_progress
-from mww_ha.shards import read_index
+from mww_ha.shards import FIELD, read_index
 from mww_ha.store import Project, now, write_json
 from mww_ha.trials import Trace
 from mww_ha.workers import count_processes
@@ -30,6 +30,7 @@ KIND_NAMES = {
     "varied": "recorded speech, rendered anew",
     "real": "real ambient",
 }
+CAPTURED = "judged false accepts of satellites"
 
 
 def run(project: Project, *, run: str, report: ProgressSink = no_progress) -> Report:
@@ -106,7 +107,7 @@ def read_side(model: bytes, folder: Path, index: dict[str, Any], side: str, proc
                     lures.append(
                         LureTrace(
                             name=event.clip,
-                            text=event.text or event.clip,
+                            text=event.text or (CAPTURED if event.source == FIELD else event.clip),
                             scores=trace.scores,
                             start_step=first,
                             end_step=last,
@@ -145,20 +146,30 @@ def _joined(traces: Sequence[Trace], kind: str) -> AmbientTrace:
 
 
 def read_training(place: Path) -> tuple[Series, ...]:
-    """Curves of a run: losses by step, and what the judged weights missed."""
-    rows = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
+    """Curves of a run: losses by step, and what the judged weights missed. Of one on its way what there is so far."""
+    log = place / "log.jsonl"
+    text = log.read_text() if log.exists() else ""
+    rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     steps = tuple(float(row["step"]) for row in rows)
     found = [
         Series(plot="loss", name=name, x=steps, y=tuple(float(row[key]) for row in rows))
         for name, key in (("wake words", "wake_loss"), ("everything else", "negative_loss"))
+        if rows
     ]
-    judged = [row for row in json.loads((place / "candidates.json").read_text()) if row["name"].startswith("step ")]
-    if len(judged) > 1:
+    judged = [row for row in read_candidates(place) if row["name"].startswith("step ")]
+    if judged:
         x = tuple(float(row["name"].removeprefix("step ")) for row in judged)
         for condition in judged[0]["recalls"]:
             y = tuple(1.0 - float(row["recalls"][condition]) for row in judged)
             found.append(Series(plot="misses at the budget, validation", name=condition, x=x, y=y))
     return tuple(found)
+
+
+def read_candidates(place: Path) -> list[dict[str, Any]]:
+    """What a run has judged so far on the validation side; rows that are not ``kept`` only for the curve."""
+    path = place / "candidates.json"
+    judged: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return judged
 
 
 def _provenance(document: dict[str, Any], index: dict[str, Any]) -> dict[str, str]:

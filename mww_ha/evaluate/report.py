@@ -455,27 +455,36 @@ def _mark(name: str, at: tuple[float, float]) -> str:
     return f'<text class="mark" x="{at[0] + x:.1f}" y="{at[1] + y:.1f}" text-anchor="{anchor}">{_text(name)}</text>'
 
 
+def best_cutoffs(curve: CurveRows) -> list[int]:
+    """Places in ``curve.cutoffs`` that hear more than any with as few false accepts, from few of these to many."""
+    best: dict[int, int] = {}
+    for place, (cutoff, events) in enumerate(zip(curve.cutoffs, curve.false_accepts, strict=True)):
+        known = best.get(events)
+        usable = 1 <= cutoff <= metrics.HIGHEST_CUTOFF
+        if usable and (known is None or curve.hits[place] > curve.hits[known]):
+            best[events] = place
+    found: list[int] = []
+    for _, place in sorted(best.items()):
+        if not found or curve.hits[place] > curve.hits[found[-1]]:
+            found.append(place)
+    return found
+
+
 def _det_curve(curve: CurveRows, axes: _Axes, colour: str) -> str:
     """The staircase of the best cutoffs, with its band; from many false accepts to few."""
-    best: dict[float, int] = {}
-    for hits, events, cutoff in zip(curve.hits, curve.false_accepts, curve.cutoffs, strict=True):
-        if 1 <= cutoff <= metrics.HIGHEST_CUTOFF:
-            rate = events / curve.hours
-            best[rate] = max(best.get(rate, 0), hits)
     middle: list[tuple[float, float]] = []
     low: list[tuple[float, float]] = []
     high: list[tuple[float, float]] = []
-    top = 0
-    for rate in sorted(best):
-        if middle and (best[rate] <= top or rate > _MOST_PER_HOUR):
-            continue
+    for place in best_cutoffs(curve):
+        rate, hits = curve.false_accepts[place] / curve.hours, curve.hits[place]
+        if middle and rate > _MOST_PER_HOUR:
+            break
         at = axes.x(rate)
         if middle:  # a staircase: the former cutoff serves until this rate
             for line in (middle, low, high):
                 line.append((at, line[-1][1]))
-        top = best[rate]
-        bounds = _miss_bounds(top, curve.trials)
-        middle.append((at, axes.y(1 - top / curve.trials)))
+        bounds = _miss_bounds(hits, curve.trials)
+        middle.append((at, axes.y(1 - hits / curve.trials)))
         low.append((at, axes.y(bounds[0])))
         high.append((at, axes.y(bounds[1])))
     for line in (middle, low, high):

@@ -6,7 +6,6 @@ ESPHome rejects a manifest with any key it does not know, so everything else we 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +19,7 @@ from mww_ha.errors import ManifestError
 MINIMUM_ESPHOME_VERSION = "2024.7.0"
 """First release that reads version 2 manifests; the models ESPHome ships name the same."""
 
-_LONGEST_SLUG = 64
 _RELEASE = re.compile(r"\d{4}\.\d{1,2}\.\d{1,2}", re.ASCII)
-
-
-def model_file_stem(slug: str, tflite: bytes) -> str:
-    """``<slug>-<sha8>``: the first 8 hex digits of the model's SHA-256. A very long slug is cut to 64 characters."""
-    return f"{slug[:_LONGEST_SLUG].rstrip('_')}-{hashlib.sha256(tflite).hexdigest()[:8]}"
 
 
 def write_manifest(

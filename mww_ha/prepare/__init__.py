@@ -21,7 +21,7 @@ from mww_ha.prepare.features import ShardPlan
 from mww_ha.prepare.scenes import CONDITIONS
 from mww_ha.prepare.split import split_clips
 from mww_ha.schema import Clip, FeatureSet, Label, Origin, Progress, ProgressSink, Split, digest, no_progress
-from mww_ha.store import Project, storage_errors, write_json
+from mww_ha.store import Project, link_file, storage_errors, write_json
 from mww_ha.workers import count_processes, run_tasks
 
 FALSE_ACCEPT_FAMILIES = ("ambient", "varied", "real")
@@ -29,7 +29,10 @@ FALSE_ACCEPT_FAMILIES = ("ambient", "varied", "real")
 VARIED_TIMES = 8
 """How often, at the most, held-out recorded speech is heard again in another room."""
 
-VERSION = 2
+MINED_SHARD_S = 600.0
+"""Length of a shard of recordings that are searched for hard negatives; a search looks at half of them."""
+
+VERSION = 3
 """Raised when the same clips and settings would give other frames."""
 
 
@@ -75,8 +78,12 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> FeatureSet:
         left_out = set(features.build_pool(project.root, by_side[split], pools[split])["left_out"])
         by_side[split] = [clip for clip in by_side[split] if clip.id not in left_out]
     _check_sides(project, by_side)
-    plans = _plan(project, by_side)
+    plans = plan_feature_set(project, by_side)
     settings = project.settings.prepare
+    keys = shard_keys(project, plans, by_side)
+    again = _link_known(project, folder, keys)
+    if again:
+        report(Progress(stage="prepare", message=f"{again} of {len(plans)} shards are those of an earlier feature set"))
     seconds = 0.0
     started = time.monotonic()
     processes = count_processes(settings.processes)
@@ -97,6 +104,7 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> FeatureSet:
         )
     features.close_pools()
     document = _index(id, folder, plans, sides, by_side, project.root)
+    document["keys"] = keys
     document["render_s"] = round(time.monotonic() - started, 1)
     for path in pools.values():
         path.unlink(missing_ok=True)
@@ -107,11 +115,57 @@ def run(project: Project, *, report: ProgressSink = no_progress) -> FeatureSet:
     return _feature_set(document)
 
 
+def shard_keys(project: Project, plans: Sequence[ShardPlan], by_side: dict[Split, list[Clip]]) -> dict[str, str]:
+    """Digest of all that decides a shard's content, by its name.
+
+    Words that satellites captured are in the shards that name them and in no other: they leave the others' keys alone.
+    """
+
+    def rows(clips: Sequence[Clip]) -> list[tuple[str, ...]]:
+        return [(c.id, c.label, c.origin, c.speaker, c.text) for c in clips]
+
+    by_id = {clip.id: clip for clips in by_side.values() for clip in clips}
+    pools = {
+        split: digest(rows([clip for clip in clips if clip.origin is not Origin.CAPTURED]), 64)
+        for split, clips in by_side.items()
+    }
+    effects = dataclasses.asdict(project.settings.augment)
+    return {
+        plan.name: digest(
+            [VERSION, dataclasses.asdict(plan), pools[plan.split], rows([by_id[id] for id in plan.clips]), effects], 64
+        )
+        for plan in plans
+    }
+
+
+def _link_known(project: Project, folder: Path, keys: dict[str, str]) -> int:
+    """Shards of earlier feature sets that would come out the same, linked into ``folder``. Returns how many."""
+    known: dict[str, Path] = {}
+    for index_path in sorted(project.features_dir.glob("*/index.json")):
+        try:
+            earlier = json.loads(index_path.read_text()).get("keys", {})
+        except ValueError:
+            continue  # damaged: its own readers say so
+        known |= {key: index_path.parent / name for name, key in earlier.items()}
+    linked = 0
+    for name, key in keys.items():
+        source = known.get(key)
+        if source is None or (folder / f"{name}.json").exists():
+            continue
+        # Frames first: a shard is there when its rows are.
+        linked += all(
+            link_file(source.with_name(source.name + end), folder / (name + end)) for end in (".u16", ".json")
+        )
+    return linked
+
+
 def _check_sides(project: Project, by_side: dict[Split, list[Clip]]) -> None:
     """Raises DataError when a side lacks what training or judging needs; ``by_side`` holds usable clips only."""
     more_speech = "make more with: mww-ha synthesize, or import more speakers with: mww-ha import DIR --label speech"
     for split in Split:
-        labels = {clip.label for clip in by_side[split]}
+        # Captures are no basis: scenes are made of the others.
+        clips = [c for c in by_side[split] if split is not Split.TRAIN or c.origin is not Origin.CAPTURED]
+        labels = {clip.label for clip in clips}
         if Label.WAKE not in labels:
             raise DataError(
                 f"the {split} side has no clip of {project.settings.phrase!r} that is between 0.05 and "
@@ -125,8 +179,11 @@ def _check_sides(project: Project, by_side: dict[Split, list[Clip]]) -> None:
             raise DataError(f"the {split} side has no speech or noise to count false accepts on", hint=more_speech)
 
 
-def _plan(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]:
-    """Every shard of the feature set, the largest first so that no process waits for it at the end."""
+def plan_feature_set(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]:
+    """Every shard of the feature set, the largest first so that no process waits for it at the end.
+
+    What one side gets does not depend on the others.
+    """
     settings = project.settings.prepare
     plans: list[ShardPlan] = []
     hours = {
@@ -135,11 +192,14 @@ def _plan(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]
         "speech": settings.speech_hours,
         "noise": settings.noise_hours,
     }
-    train_labels = {clip.label for clip in by_side[Split.TRAIN]}
+    field = [c for c in by_side[Split.TRAIN] if c.origin is Origin.CAPTURED]
+    train_labels = {clip.label for clip in by_side[Split.TRAIN] if clip.origin is not Origin.CAPTURED}
     for code, (kind, amount) in enumerate(hours.items()):
         if kind in ("confusable", "speech") and Label(kind) not in train_labels:
             continue
         plans += features.plan_shards(f"train-{kind}", Split.TRAIN, kind, amount, settings.scene_s, settings.seed, code)
+    plans += features.plan_field(field, settings.field_hours, settings.scene_s, settings.seed, len(hours))
+    plans += _recordings(by_side[Split.TRAIN], settings.mined_hours, settings.seed)
     for code, split in ((10, Split.VALIDATION), (20, Split.TEST)):
         clips = by_side[split]
         wakes = _choose_trials([c for c in clips if c.label is Label.WAKE], settings.trial_wakes, settings.seed)
@@ -164,6 +224,35 @@ def _plan(project: Project, by_side: dict[Split, list[Clip]]) -> list[ShardPlan]
             ids = tuple(c.id for c in real)
             plans.append(ShardPlan(name=f"{split}-real", split=split, family="real", scenes=len(ids), clips=ids))
     return sorted(plans, key=lambda plan: plan.family != "real")
+
+
+def _recordings(clips: Sequence[Clip], hours: float, seed: int) -> list[ShardPlan]:
+    """Recorded speech and noise of the training side as it is, long pieces first, up to ``hours``.
+
+    Nothing is learned from it but what a network takes for the wake word.
+    """
+    rng = np.random.default_rng([seed, 78])
+    real = [c for c in clips if c.label in (Label.SPEECH, Label.NOISE) and c.origin is not Origin.SYNTHESIZED]
+    real = sorted((real[int(i)] for i in rng.permutation(len(real))), key=lambda clip: -min(clip.duration_s, 60.0))
+    plans: list[ShardPlan] = []
+    ids: list[str] = []
+    total_s = own_s = 0.0
+    for clip in real:
+        if total_s + clip.duration_s > hours * 3600:
+            continue
+        ids.append(clip.id)
+        total_s += clip.duration_s
+        own_s += clip.duration_s
+        if own_s >= MINED_SHARD_S:
+            plans.append(_recording_shard(len(plans), ids))
+            ids, own_s = [], 0.0
+    return [*plans, _recording_shard(len(plans), ids)] if ids else plans
+
+
+def _recording_shard(number: int, ids: Sequence[str]) -> ShardPlan:
+    return ShardPlan(
+        name=f"train-real-{number:03d}", split=Split.TRAIN, family="real", scenes=len(ids), clips=tuple(ids)
+    )
 
 
 def _trial_shards(
@@ -193,7 +282,8 @@ def _choose_trials(clips: Sequence[Clip], limit: int, seed: int) -> list[Clip]:
         if clip.take and clip.take in takes:
             continue
         takes.add(clip.take)
-        turns[clip.speaker or clip.id].append(clip)
+        # Whoever has no name is one voice per sitting: a satellite's many captures must not be the whole trial.
+        turns[clip.speaker or clip.session or clip.id].append(clip)
     real = {name for name, own in turns.items() if own[0].origin is not Origin.SYNTHESIZED}
     chosen: list[Clip] = []
     for wanted in (True, False):
@@ -229,6 +319,15 @@ def _index(
             str(split): sorted({c.speaker for c in by_side[split] if c.label is Label.WAKE}) for split in Split
         },
         "sides": {id: str(side) for id, side in sides.items()},
+        "captures": {c.id: c.parent for split in Split for c in by_side[split] if c.origin is Origin.CAPTURED},
+        # What a deletion has to find here, whatever has become of the clips' rows by then.
+        "parents": {c.id: c.parent for split in Split for c in by_side[split] if c.parent},
+        "people": {
+            c.id: c.speaker
+            for split in Split
+            for c in by_side[split]
+            if c.speaker and c.origin is not Origin.SYNTHESIZED
+        },
     }
 
 

@@ -7,6 +7,7 @@ interrupted work goes on with the next one. ``index.json`` comes last.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,19 @@ from mww_ha.config import AugmentSettings
 from mww_ha.prepare import augment
 from mww_ha.prepare.scenes import CONDITIONS, LEAD_S, RIR_TAPS, Event, Pool, Scene, SceneMaker, Word
 from mww_ha.schema import SAMPLE_RATE_HZ, Clip, Label, Origin, Split
+from mww_ha.shards import FIELD
 from mww_ha.store import atomic_write, write_json
 
 TAIL_S = 0.05
 """Kept after the end of speech, so that a word does not end in a step."""
 
 TRAIN_KINDS = ("wake", "confusable", "speech", "noise")
+
+FIELD_TIMES = 12
+"""How often a judged capture is heard anew: at another speed, in other sound, through another microphone."""
+
+FIELD_WORD_S = 3.5
+"""Room that a captured word takes in a scene, with the pause after it and what is said in between."""
 
 LONGEST_WORD_S = 2.5
 """A wake or confusable clip that is longer after trimming holds something else, and is left out."""
@@ -35,7 +43,9 @@ LONGEST_WORD_S = 2.5
 
 
 def source_of(clip: Clip) -> str:
-    """What clips are drawn evenly over: the speech engine, or ``recorded`` for people."""
+    """What clips are drawn evenly over: the speech engine, ``recorded`` for people, FIELD for what satellites heard."""
+    if clip.origin is Origin.CAPTURED:
+        return FIELD
     return clip.speaker.partition(":")[0] if clip.origin is Origin.SYNTHESIZED else "recorded"
 
 
@@ -105,7 +115,8 @@ def open_pool(root: Path, path: Path) -> Pool:
 class ShardPlan:
     """What one shard will hold.
 
-    ``family`` is a training kind, a condition of CONDITIONS, ``lures``, or what false accepts are counted on:
+    ``family`` is a training kind, ``field`` (training scenes with the judged captures ``clips``), a condition of
+    CONDITIONS, ``lures``, or what false accepts are counted on (of training recordings ``real`` is what is searched):
     ``ambient`` (synthetic voices), ``real`` (recordings, each once, as they are), ``varied`` (recorded voices again
     and again, in other rooms and at other speeds: more than nothing, less than new hours).
     """
@@ -115,7 +126,7 @@ class ShardPlan:
     family: str
     scenes: int
     scene_s: float = 0.0  # of rendered scenes; trials are as long as their words need
-    clips: tuple[str, ...] = ()  # for trials: the clips, in order
+    clips: tuple[str, ...] = ()  # for trials and recordings: the clips, in order; for ``field``: those to draw
     seed: tuple[int, ...] = ()
 
 
@@ -139,6 +150,15 @@ def plan_shards(
     return plans
 
 
+def plan_field(clips: Sequence[Clip], hours: float, scene_s: float, seed: int, code: int) -> list[ShardPlan]:
+    """Shards in which each judged capture is heard about ``FIELD_TIMES`` times, and that last ``hours`` at the most."""
+    if not clips or hours <= 0:
+        return []
+    needed = len(clips) * FIELD_TIMES * FIELD_WORD_S / 3600
+    plans = plan_shards("train-field", Split.TRAIN, "field", min(hours, needed), scene_s, seed, code)
+    return [dataclasses.replace(plan, clips=tuple(clip.id for clip in clips)) for plan in plans]
+
+
 def count_frames_before(sample: int) -> int:
     """Frames that are complete when ``sample`` samples have come in since the stream's start."""
     return frontend.n_frames(sample)
@@ -153,16 +173,22 @@ def _scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[tuple[str, Scene]]:
             said = (Event(word=word, start=0, end=word.spoken),) if word.label is Label.SPEECH else ()
             yield word.clip, Scene(samples=np.asarray(sound), events=said)
         return
-    for number, scene in enumerate(_rendered(plan, maker)):
+    for number, scene in enumerate(render_scenes(plan, maker)):
         yield f"{plan.name}/{number}", scene
 
 
-def _rendered(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
+def render_scenes(plan: ShardPlan, maker: SceneMaker) -> Iterator[Scene]:
+    """The scenes of a shard of words, one after the other from one generator."""
     rng = np.random.default_rng(plan.seed)
     maker.samples = int(plan.scene_s * SAMPLE_RATE_HZ)
     if plan.family in TRAIN_KINDS and plan.split is Split.TRAIN:
         for _ in range(plan.scenes):
             yield maker.make(plan.family, rng)
+    elif plan.family == "field":
+        by_clip = maker.pool.by_clip
+        words = [by_clip[clip] for clip in plan.clips if clip in by_clip]
+        for _ in range(plan.scenes):
+            yield maker.make_field(words, rng)
     elif plan.family in ("ambient", "varied"):
         for _ in range(plan.scenes):
             kind = "noise" if rng.random() < 0.15 else "speech"
@@ -187,7 +213,8 @@ def render_shard(plan: ShardPlan, maker: SceneMaker, folder: Path) -> float:
         # A power cut may leave the row and lose the frames, which are not waited for.
         if path.stat().st_size == sum(row["frames"] for row in document["scenes"]) * frontend.CHANNELS * 2:
             return float(document["duration_s"])
-    skip = count_frames_before(int(LEAD_S * SAMPLE_RATE_HZ)) if plan.split is Split.TRAIN else 0
+    rendered = plan.split is Split.TRAIN and plan.family != "real"
+    skip = count_frames_before(int(LEAD_S * SAMPLE_RATE_HZ)) if rendered else 0
     rows: list[dict[str, Any]] = []
     offset, duration_s = 0, 0.0
     stream = frontend.Frontend()

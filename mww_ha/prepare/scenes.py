@@ -7,6 +7,7 @@ is said where is known to the sample.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from mww_ha.config import AugmentSettings
 from mww_ha.prepare import augment
 from mww_ha.schema import SAMPLE_RATE_HZ, Label
+from mww_ha.shards import FIELD
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,6 +28,9 @@ LEAD_S = 4.2
 RIR_TAPS = 8000
 """Half a second of room."""
 
+FIELD_WORDS = 0.75
+"""Of the words in a scene for judged captures; the others are what is said around them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
@@ -33,7 +38,7 @@ class Word:
 
     clip: str  # clip id
     label: Label
-    source: str  # engine or "recorded": classes of clips that are drawn evenly
+    source: str  # engine, "recorded" or FIELD: classes of clips that are drawn evenly
     speaker: str
     text: str = ""
     start: int  # first sample in the pool
@@ -68,7 +73,11 @@ class Condition:
 
 
 class Pool:
-    """The decoded clips of one split: one memory-mapped int16 file and an index by label, source and speaker."""
+    """The decoded clips of one split: one memory-mapped int16 file and an index by label, source and speaker.
+
+    Words that satellites captured are found by their clip only, never drawn: they are few and alike, and have scenes
+    of their own.
+    """
 
     def __init__(self, path: Path, words: Sequence[Word], noises: Sequence[Word], rirs: Floats) -> None:
         self.samples: npt.NDArray[np.int16] = (
@@ -80,6 +89,8 @@ class Pool:
         self.rirs = rirs  # [count, RIR_TAPS], aligned
         self._tree: dict[Label, dict[str, dict[str, list[Word]]]] = {}
         for word in words:
+            if word.source == FIELD:
+                continue
             self._tree.setdefault(word.label, {}).setdefault(word.source, {}).setdefault(word.speaker, []).append(word)
 
     def has(self, label: Label) -> bool:
@@ -162,8 +173,12 @@ class SceneMaker:
         cut: float = 0.5,
         varied: bool = True,
         recorded_share: float | None = None,
+        field: Sequence[Word] = (),
     ) -> tuple[Floats, list[Event]]:
-        """A track full of words drawn by ``labels`` (label, weight); ``dense`` leaves hardly a gap."""
+        """A track full of words drawn by ``labels`` (label, weight); ``dense`` leaves hardly a gap.
+
+        ``field``: words that come in between, ``FIELD_WORDS`` of all.
+        """
         share = self.settings.recorded_share if recorded_share is None else recorded_share
         track = np.zeros(self.samples, np.float32)
         events: list[Event] = []
@@ -171,8 +186,12 @@ class SceneMaker:
         weights = np.array([weight for _, weight in known])
         at = int((LEAD_S if not dense else 0.5) * SAMPLE_RATE_HZ)
         while known:
-            label = known[int(rng.choice(len(known), p=weights / weights.sum()))][0]
-            word = self.pool.draw(label, rng, share)
+            if field and rng.random() < FIELD_WORDS:
+                word = field[int(rng.integers(len(field)))]
+            else:
+                label = known[int(rng.choice(len(known), p=weights / weights.sum()))][0]
+                word = self.pool.draw(label, rng, share)
+            label = word.label
             if label is Label.SPEECH and rng.random() < cut:
                 word = self._cut(word, rng)
             sound, spoken = self._utter(word, rng, varied)
@@ -292,6 +311,8 @@ class SceneMaker:
         out = np.zeros(self.samples, np.float32)
         for _ in range(talkers):
             track, _events = self.lay_words([(Label.SPEECH, 1.0)], rng, dense=True, cut=0.1, varied=talkers == 1)
+            # What the last word left free, and the lead, would be seconds of silence: the talk begins again there.
+            track = np.resize(np.trim_zeros(track), self.samples)
             level = float(np.sqrt(np.mean(track**2))) + 1e-6
             out += np.roll(track, int(rng.integers(self.samples))) / level * augment.decibels(rng.uniform(-3, 3))
         return out
@@ -375,6 +396,13 @@ class SceneMaker:
         dense = kind == "speech" and rng.random() < 0.7
         cut = 0.15 if kind == "speech" else 0.7
         track, events = self.lay_words(mixes[kind], rng, dense=dense, cut=cut, recorded_share=recorded_share)
+        return Scene(samples=self.finish(track, condition, rng, varied=True), events=tuple(events))
+
+    def make_field(self, words: Sequence[Word], rng: np.random.Generator) -> Scene:
+        """A training scene for judged captures: ``words`` among others, in no room but the one they came from."""
+        condition = dataclasses.replace(self.draw_condition(rng), reverb=False)
+        around = [(Label.SPEECH, 0.6), (Label.CONFUSABLE, 0.3), (Label.WAKE, 0.1)]
+        track, events = self.lay_words(around, rng, dense=False, cut=0.7, field=words)
         return Scene(samples=self.finish(track, condition, rng, varied=True), events=tuple(events))
 
     def make_trial(self, words: Sequence[Word], condition: Condition, rng: np.random.Generator, gap_s: float) -> Scene:

@@ -390,4 +390,7 @@ def import_corpus(
         minutes=sum(r.minutes for r in results),
         rejected=tuple(item for r in results for item in r.rejected),
         skipped=sum(r.skipped for r in results),
+        completed=sum(r.completed for r in results),
+        differing=tuple(item for r in results for item in r.differing),
+        relabelled=tuple(item for r in results for item in r.relabelled),
     )

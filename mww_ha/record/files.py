@@ -7,16 +7,19 @@ content-addressed, so an import that was interrupted is simply run again.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mww_ha import audio
 from mww_ha.errors import AudioFileError, DataError, InputError
+from mww_ha.record.takes import Fault, check_take
 from mww_ha.schema import SAMPLE_RATE_HZ, Clip, Label, Origin, Progress, ProgressSink, no_progress
-from mww_ha.store import Project
+from mww_ha.store import COMPLETED, Project
 
 PART_S = 3600.0
 """Longer speech and noise is stored in parts of an hour, tied together by ``parent``."""
@@ -43,6 +46,11 @@ class ImportResult:
     minutes: float  # of the added clips
     rejected: tuple[tuple[str, str], ...]  # (file or "manifest.tsv line 7", reason)
     skipped: int = 0
+    doubtful: tuple[tuple[str, str], ...] = ()  # (file, reason): new wake words that a guided session would refuse
+    completed: int = 0  # known clips of which something was not known yet
+    differing: tuple[tuple[str, str], ...] = ()  # (file, reason): known clips of which something else is known
+    relabelled: tuple[tuple[str, str], ...] = ()  # (file, reason): the same sound is there under another label
+    speakers: tuple[str, ...] = ()  # who was named, sorted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +89,14 @@ def import_folder(
     licence: str = "",
     language: str = "",
     source: str = "",
+    longest_s: float = math.inf,
     report: ProgressSink = no_progress,
 ) -> ImportResult:
     """Imports every sound file in ``folder`` and below it, in the order of their names; one file works too.
 
     ``speaker``: empty (unknown: each file is its own speaker), a name, ``@folder`` (the name of the folder that a
     file lies in), or a function of the path. ``source`` goes before the path that is noted as a clip's source.
+    ``longest_s``: a file with more sound is rejected; the size of what is compressed says nothing of its length.
 
     Raises InputError when there is nothing to import, DataError when every file was rejected, StorageError.
     """
@@ -115,10 +125,8 @@ def import_folder(
                 source=noted.as_posix(),
             )
 
-    result = _import(project, entries(), total=len(files), rejected=[], report=report)
-    return ImportResult(
-        added=result.added, known=result.known, minutes=result.minutes, rejected=result.rejected, skipped=skipped
-    )
+    result = _import(project, entries(), total=len(files), rejected=[], longest_s=longest_s, report=report)
+    return replace(result, skipped=skipped)
 
 
 def _find_files(folder: Path) -> tuple[list[Path], int]:
@@ -219,50 +227,118 @@ def _import(
     *,
     total: int,
     rejected: list[tuple[str, str]],
+    longest_s: float = math.inf,
     report: ProgressSink,
 ) -> ImportResult:
     """Files first, their rows after them in small groups; what is done stays done when it is interrupted."""
-    pending: list[Clip] = []
-    added = known = 0
+    fresh: list[Clip] = []
+    doubtful: list[tuple[str, str]] = []
+    speakers: set[str] = set()
+    added = handled = 0
     seconds = 0.0
     told = 0.0
-    seen = {clip.id for clip in project.catalogue.clips()}
+    before = _Known(project.catalogue.clips())
 
     def add_rows() -> None:
-        nonlocal added, known, seconds
-        fresh = {clip.id: clip for clip in pending if clip.id not in seen}
-        project.catalogue.add_clips(fresh.values())
-        seen.update(fresh)
+        nonlocal added, seconds
+        with project.catalogue.transaction():
+            project.catalogue.add_clips(fresh)
+            project.catalogue.complete_clips(before.fuller.values())
         added += len(fresh)
-        known += len(pending) - len(fresh)
-        seconds += sum(clip.duration_s for clip in fresh.values())
-        pending.clear()
+        seconds += sum(clip.duration_s for clip in fresh)
+        fresh.clear()
+        before.fuller.clear()
 
     try:
         for entry in entries:
             try:
-                pending += _import_file(project.root, entry)
+                made = _import_file(project.root, entry, longest_s)
+                if entry.label is Label.WAKE and made[0].id not in before and (doubt := _find_doubt(project, made[0])):
+                    doubtful.append((entry.name, doubt))
+                fresh += [clip for clip in made if before.is_new(entry.name, clip)]
+                handled += len(made)
+                speakers.add(entry.speaker)
             except AudioFileError as error:
                 reason = error.message if entry.name == str(entry.path) else f"{entry.path.name}: {error.message}"
                 rejected.append((entry.name, f"{reason}; {error.hint}"))
-            if len(pending) >= _ROWS_AT_ONCE:
+            if len(fresh) + len(before.fuller) >= _ROWS_AT_ONCE:
                 add_rows()
             if time.monotonic() - told > 0.1:
                 told = time.monotonic()
-                done = added + known + len(pending) + len(rejected)
+                done = handled + len(rejected)
                 report(Progress(stage="import", done=min(done, total), total=total, unit="files"))
     finally:
         add_rows()
     report(Progress(stage="import", message=f"{added} clips added", done=total, total=total, unit="files"))
-    if not added and not known:
+    if not handled:
         first = "; ".join(f"{name}: {reason}" for name, reason in rejected[:3])
         raise DataError(
             f"nothing imported, {len(rejected)} rejected: {first}", hint="mend these files and run it again"
         )
-    return ImportResult(added=added, known=known, minutes=seconds / 60, rejected=tuple(rejected))
+    return ImportResult(
+        added=added,
+        known=handled - added,
+        minutes=seconds / 60,
+        rejected=tuple(rejected),
+        doubtful=tuple(doubtful),
+        completed=len(before.completed),
+        differing=tuple(before.differing),
+        relabelled=tuple(before.relabelled),
+        speakers=tuple(sorted(speakers - {""})),
+    )
 
 
-def _import_file(root: Path, entry: _Entry) -> list[Clip]:
+class _Known:
+    """The clips that are there, and what an import says of them besides."""
+
+    def __init__(self, clips: Iterable[Clip]) -> None:
+        self._clips: dict[str, Clip] = {}
+        self._labels: dict[str, dict[Label, str]] = defaultdict(dict)  # by sound: label → clip
+        self.fuller: dict[str, Clip] = {}  # by id: known clips of which more is known than the catalogue says
+        self.completed: set[str] = set()
+        self.differing: list[tuple[str, str]] = []
+        self.relabelled: list[tuple[str, str]] = []
+        for clip in clips:
+            self._keep(clip)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._clips
+
+    def _keep(self, clip: Clip) -> None:
+        self._clips[clip.id] = clip
+        self._labels[clip.sha256].setdefault(clip.label, clip.id)
+
+    def is_new(self, name: str, clip: Clip) -> bool:
+        """Whether the clip is to be added; one that is there is completed by what ``clip`` says of it."""
+        for label, id in self._labels[clip.sha256].items():
+            if label is not clip.label:
+                why = f"the same sound is here as {label} too; delete what is wrong: mww-ha clips delete {id}"
+                self.relabelled.append((name, f"{why} (or {clip.id}, which is {clip.label})"))
+        known = self._clips.get(clip.id)
+        if known is None:
+            self._keep(clip)
+            return True
+        said = {key: getattr(clip, key) for key in COMPLETED if getattr(clip, key)}
+        missing = {key: value for key, value in said.items() if not getattr(known, key)}
+        for key, value in said.items():
+            if key not in missing and value.casefold() != getattr(known, key).casefold():
+                why = f"known, but with {key} {getattr(known, key)!r}: not changed to {value!r}"
+                self.differing.append((name, f"{why}; if that is wrong: mww-ha clips delete {clip.id}, import again"))
+        if missing:
+            self._keep(replace(known, **missing))
+            self.fuller[clip.id] = self._clips[clip.id]
+            self.completed.add(clip.id)
+        return False
+
+
+def _find_doubt(project: Project, clip: Clip) -> str:
+    """What is wrong with a wake word as stored, in words; empty: nothing. Files are often cut tight, which passes."""
+    settings = project.settings
+    report = check_take(audio.read_samples(project.root / clip.path), phrase=settings.phrase, settings=settings.record)
+    return "; ".join(reason.text for reason in report.reasons if reason.fault is not Fault.CUT)
+
+
+def _import_file(root: Path, entry: _Entry, longest_s: float) -> list[Clip]:
     """Stores one file as one clip, or as several when it is longer than ``PART_S``. Raises AudioFileError."""
     fields = {k: getattr(entry, k) for k in ("speaker", "session", "take", "licence", "text", "language")}
     if entry.label is Label.RIR:
@@ -272,7 +348,7 @@ def _import_file(root: Path, entry: _Entry) -> list[Clip]:
     if entry.label in (Label.WAKE, Label.CONFUSABLE):
         parts: Iterable[audio.Samples] = [audio.read_audio(entry.path, max_duration_s=MAX_UTTERANCE_S)]
     else:
-        parts = audio.read_blocks(entry.path, block_s=PART_S)
+        parts = _bounded(audio.read_blocks(entry.path, block_s=PART_S), entry.path, longest_s)
     clips: list[Clip] = []
     # A file that turns out truncated after its first hour leaves that hour's audio behind, without a row.
     for number, samples in enumerate(parts, start=1):
@@ -291,3 +367,12 @@ def _import_file(root: Path, entry: _Entry) -> list[Clip]:
     if not clips:
         raise AudioFileError(f"{entry.path} is silent from start to end", hint="check the microphone")
     return clips
+
+
+def _bounded(parts: Iterable[audio.Samples], path: Path, longest_s: float) -> Iterator[audio.Samples]:
+    total = 0
+    for samples in parts:
+        total += samples.size
+        if total > longest_s * SAMPLE_RATE_HZ:
+            raise AudioFileError(f"{path} is longer than {longest_s / 3600:g} hours", hint="cut it into parts")
+        yield samples

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mww_ha.errors import MissingDependencyError, ToolError
+from mww_ha.errors import MissingDependencyError, ToolError, how_to_install
 
 _SYNCHRONOUS = 2  # audio is handed to the callback, espeak_Synth returns when all of it was
 _UTF8 = 1
@@ -120,9 +120,7 @@ def load() -> Espeak:
     """The library, initialised at the first call. Raises MissingDependencyError, ToolError."""
     data = find_data()
     if data is None:
-        raise MissingDependencyError(
-            "espeak-ng is not installed", hint="install the speech extra: pip install 'mww-ha[tts]'"
-        )
+        raise MissingDependencyError("espeak-ng is not installed", hint=how_to_install("tts"))
     import espeakng_loader
 
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mww_ha.errors import MissingDependencyError, PhraseError
+from mww_ha.errors import MissingDependencyError, PhraseError, how_to_install
 
 MAX_PHRASE_CHARACTERS = 40
 """Longer ones last more than 3 s, more than the network looks back."""
@@ -129,9 +129,7 @@ def load_vocabulary(language: str, size: int = _VOCABULARY) -> Vocabulary:
     try:
         import wordfreq
     except ImportError:
-        raise MissingDependencyError(
-            "the word lists are not installed", hint="install the speech extra: pip install 'mww-ha[tts]'"
-        ) from None
+        raise MissingDependencyError("the word lists are not installed", hint=how_to_install("tts")) from None
     code = language.replace("_", "-").split("-")[0].lower()
     code = code if code in wordfreq.available_languages("small") else "en"
     words = tuple(w for w in wordfreq.top_n_list(code, size) if all(c.isalpha() or c in "'’" for c in w))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mww_ha.errors import MissingDependencyError, ToolError
+from mww_ha.errors import MissingDependencyError, ToolError, how_to_install
 
 if TYPE_CHECKING:
     from mww_ha.synthesize.voices import Delivery, Samples, Voice
@@ -84,7 +84,7 @@ def load_model(path: Path, pair: tuple[int, int] | None = None) -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             f"Piper is not installed ({error.name} is missing)",
-            hint="install the speech extra: pip install 'mww-ha[tts]'",
+            hint=how_to_install("tts"),
         ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # several processes share the cores

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mww_ha.errors import InputError, MissingDependencyError, OfflineError, ToolError
+from mww_ha.errors import InputError, MissingDependencyError, OfflineError, ToolError, how_to_install
 from mww_ha.store import storage_errors
 from mww_ha.synthesize import espeak
 
@@ -36,7 +36,7 @@ Samples = NDArray[np.int16]
 class Voice:
     """Somebody who can speak."""
 
-    engine: str  # espeak | piper | wyoming | flite | festival | pico | rhvoice | mbrola
+    engine: str  # espeak | piper | wyoming | home_assistant | flite | festival | pico | rhvoice | mbrola
     name: str  # the engine's own name for it
     language: str  # BCP 47
     speaker: str = ""  # within a voice of several: "12", a name, or "3~7" for the mixtures of two
@@ -99,7 +99,8 @@ def find_voices(language: str, search_dirs: Sequence[Path] = (), addresses: Sequ
     """All voices for the language, sorted by id; accents of the language count whatever its region.
 
     ``search_dirs``: folders with Piper voices (``NAME.onnx`` beside ``NAME.onnx.json``), besides the user's own
-    (``user_voices_dir``). ``addresses``: ``wyoming://host:port``. Raises ToolError when an address does not answer.
+    (``user_voices_dir``). ``addresses``: ``wyoming://host:port``; none: in Home Assistant's app the household's own
+    speech server is found. Raises ToolError when an address does not answer.
     """
     from mww_ha.synthesize import programs
 
@@ -110,6 +111,10 @@ def find_voices(language: str, search_dirs: Sequence[Path] = (), addresses: Sequ
 
         for address in addresses:
             found += wyoming.find_voices(language, address)
+    else:
+        from mww_ha.synthesize import household
+
+        found += household.find_voices(language)
     return sorted({voice.id: voice for voice in found}.values(), key=lambda voice: voice.id)
 
 
@@ -140,9 +145,7 @@ def phoneme_voice(language: str) -> str:
     """
     data = espeak.find_data()
     if data is None:
-        raise MissingDependencyError(
-            "espeak-ng is not installed", hint="install the speech extra: pip install 'mww-ha[tts]'"
-        )
+        raise MissingDependencyError("espeak-ng is not installed", hint=how_to_install("tts"))
     accents = espeak.accents(data, primary(language))
     tag = language.replace("_", "-").lower()
     exact = espeak.language_files(data).get("en-us" if tag == "en" else tag, [])
@@ -156,7 +159,7 @@ def phoneme_voice(language: str) -> str:
     )
 
 
-ENGINES = ("espeak", "piper", "wyoming", "flite", "festival", "pico", "rhvoice", "mbrola")
+ENGINES = ("espeak", "piper", "wyoming", "home_assistant", "flite", "festival", "pico", "rhvoice", "mbrola")
 """All engines, by the name that begins their voices' ids."""
 
 _LEAST_TO_MIX = 6  # speakers; of fewer, each is worth more on its own
@@ -276,9 +279,7 @@ def download_voice(name: str, folder: Path, *, address: str = "") -> Path:
     OfflineError, InputError for an unknown name, MissingDependencyError, ToolError, StorageError.
     """
     if importlib.util.find_spec("piper") is None:
-        raise MissingDependencyError(
-            "Piper is not installed", hint="install the speech extra: pip install 'mww-ha[tts]'"
-        )
+        raise MissingDependencyError("Piper is not installed", hint=how_to_install("tts"))
     name = name.strip()
     final = folder / f"{name}.onnx"
     if final.exists() and _piper_config(final) is not None:

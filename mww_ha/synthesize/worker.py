@@ -144,6 +144,10 @@ def open_engine(name: str) -> Engine:
         from mww_ha.synthesize.wyoming import WyomingEngine
 
         return WyomingEngine()
+    if name == "home_assistant":
+        from mww_ha.synthesize.household import HomeAssistantEngine
+
+        return HomeAssistantEngine()
     from mww_ha.synthesize.programs import Programs
 
     return Programs()

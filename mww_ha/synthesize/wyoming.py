@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mww_ha.errors import InputError, MissingDependencyError, ToolError
+from mww_ha.errors import InputError, MissingDependencyError, ToolError, how_to_install
 
 if TYPE_CHECKING:
     from wyoming.client import AsyncTcpClient
@@ -75,9 +75,7 @@ async def _connect(host: str, port: int) -> AsyncTcpClient:
     try:
         from wyoming.client import AsyncTcpClient
     except ImportError:
-        raise MissingDependencyError(
-            "the package wyoming is not installed", hint="install the speech extra: pip install 'mww-ha[tts]'"
-        ) from None
+        raise MissingDependencyError("the package wyoming is not installed", hint=how_to_install("tts")) from None
     client = AsyncTcpClient(host, port)
     await asyncio.wait_for(client.connect(), CONNECT_S)
     return client

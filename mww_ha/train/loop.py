@@ -145,6 +145,12 @@ class Trainer:
         """Puts weights into the averaged network, for judging; training keeps its own in ``state``."""
         self.twin.set_weights(weights)
 
+    def start_from(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Puts the averaged weights of another training's ``state`` into the network and its twin."""
+        weights = [arrays[f"twin.{i}"] for i in range(len(self.twin.weights))]
+        self.model.set_weights(weights)
+        self.twin.set_weights(weights)
+
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Everything the next step depends on, by name."""
         arrays = {f"model.{i}": np.asarray(w) for i, w in enumerate(self.model.get_weights())}

@@ -37,7 +37,7 @@ def score_shard(
     """
     total = len(shard.features)
     hop = (chunk - receptive_frames) // STRIDE * STRIDE + STRIDE
-    for start in range(0, max(1, total - receptive_frames), hop):
+    for start in range(0, max(1, total - receptive_frames + 1), hop):
         piece = np.asarray(shard.features[start : start + chunk])
         valid = len(piece)
         if valid < receptive_frames:
@@ -54,10 +54,13 @@ def find_hard(
     """(shard, end frame) of up to ``limit`` stretches with the highest scores where nobody says the wake word.
 
     At most one per second of sound, so that a single word does not fill the list; a random half of the shards is
-    searched, which is cheaper and keeps the list changing.
+    searched, which is cheaper and keeps the list changing. Captures, which are few, are all searched, and only those
+    that the network takes for the wake word are hard: the others are drawn anyway.
     """
-    numbers = [n for n, shard in enumerate(sampler.shards) if shard.name.split("-")[1] in kinds]
-    chosen = rng.permutation(numbers)[: max(1, len(numbers) // 2)]
+    kind_of = [shard.name.split("-")[1] for shard in sampler.shards]
+    numbers = [n for n, kind in enumerate(kind_of) if kind in kinds and kind != "field"]
+    chosen = [*rng.permutation(numbers)[: max(1, len(numbers) // 2)]]
+    chosen += [n for n, kind in enumerate(kind_of) if kind == "field" and kind in kinds]
     found: list[npt.NDArray[np.float64]] = []
     for n in sorted(int(i) for i in chosen):
         for first, logits in score_shard(forward, sampler.shards[n], receptive_frames):
@@ -68,6 +71,8 @@ def find_hard(
             for at in range(0, len(smoothed), second):
                 best = at + int(np.argmax(smoothed[at : at + second]))
                 end = first + (best + WINDOW - 1) * STRIDE
+                if kind_of[n] == "field" and smoothed[best] <= 0:
+                    continue
                 found.append(np.array([smoothed[best], n, end]))
     if not found:
         return np.zeros((0, 2), np.int64)

@@ -3,11 +3,14 @@
 A batch depends on the seed and the step's number only, so a training that was stopped goes on with the batch it
 would have seen. An example is a crop of frames; the classes draw it around the end of a wake word, around a
 confusable or a short piece of speech, anywhere in speech or noise, or around what mining found hardest.
+
+Judged captures are few, alike, and of one household: all crops of shards of the kind ``field`` together have a share
+of their own that they never exceed, and no single capture takes more than a small part of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ from mww_ha import frontend
 from mww_ha.errors import ConfigError
 from mww_ha.nn.mixednet import STRIDE
 from mww_ha.schema import Label
+from mww_ha.shards import FIELD
 
 if TYPE_CHECKING:
     from mww_ha.shards import Shard
@@ -42,13 +46,15 @@ IGNORED, NEGATIVE, ZONE, CORE = 0, 1, 2, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Parts of a batch, need not add up to one; ``hard`` is the part of the negatives taken from mining."""
+    """Parts of a batch, the first four need not add up to one; ``hard`` is the part of the negatives from mining."""
 
     wake: float
     confusable: float
     speech: float
     noise: float
     hard: float
+    field: float = 0.0  # of the batch, at the most, out of the wake words and the negatives
+    field_clip: float = 0.0  # of the batch, at the most: one capture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,29 @@ def warp_channels(crop: npt.NDArray[np.uint16], shift: float) -> npt.NDArray[np.
     return (upper + (lower - upper) * part + np.float32(0.5)).astype(np.uint16)
 
 
+def share_field(captures: Mapping[str, int], shares: Shares) -> dict[str, float]:
+    """Parts of a batch for captured wake words and lures, given how many captures there are of each.
+
+    Together ``shares.field`` at the most; where both ask for more than half of it, each has half.
+    """
+    wanted = {name: min(shares.field, count * shares.field_clip) for name, count in captures.items()}
+    half = shares.field / 2
+    granted = {
+        name: min(share, max(half, shares.field - (sum(wanted.values()) - share))) for name, share in wanted.items()
+    }
+    return {name: share for name, share in granted.items() if share > 0}
+
+
+def _draw_rows(table: npt.NDArray[np.int64], count: int, kind: str, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """``count`` of the places, each with its crop's last frame somewhat later."""
+    if not count:
+        return np.zeros((0, 2), np.int64)
+    chosen = table[rng.integers(len(table), size=count)].copy()
+    low, high = (22, 48) if kind == "wake" else (0, 48) if kind != "hard" else (0, 30)
+    chosen[:, 1] += rng.integers(low, high, size=count)
+    return chosen
+
+
 class Sampler:
     """Draws batches from the training shards of the four classes."""
 
@@ -114,6 +143,8 @@ class Sampler:
         number = {id(shard): n for n, shard in enumerate(self.shards)}
         wake_ends: list[tuple[int, int]] = []
         anchors: dict[str, list[tuple[int, int]]] = {"wake": [], "confusable": [], "short": []}
+        captured: dict[str, list[tuple[int, int]]] = {"wake": [], "lure": []}
+        captures: dict[str, set[str]] = {"wake": set(), "lure": set()}
         spans: dict[str, list[tuple[int, int, int]]] = {"speech": [], "noise": []}
         for kind, own in shards.items():
             for shard in own:
@@ -126,7 +157,13 @@ class Sampler:
                         room = (scene.offset + self.length, scene.offset + scene.frames - 50)
                         if event.label is Label.WAKE:
                             wake_ends.append((n, end))
-                        if not room[0] <= end < room[1]:
+                        if not room[0] <= end < room[1] or kind == "real":
+                            continue  # recordings as they are: what is hard in them is found by mining
+                        if kind == "field":
+                            if event.source == FIELD:
+                                which = "wake" if event.label is Label.WAKE else "lure"
+                                captured[which].append((n, end))
+                                captures[which].add(event.clip)
                             continue
                         if event.label is Label.WAKE:
                             anchors["wake"].append((n, end))
@@ -136,6 +173,9 @@ class Sampler:
                             anchors["short"].append((n, end))
         self._anchors = {name: np.array(rows, np.int64).reshape(-1, 2) for name, rows in anchors.items()}
         self._spans = {name: np.array(rows, np.int64).reshape(-1, 3) for name, rows in spans.items()}
+        self._captured = {name: np.array(rows, np.int64).reshape(-1, 2) for name, rows in captured.items()}
+        self._field_shards = np.array([kind == "field" for kind in sorted(shards) for _ in shards[kind]], bool)
+        self.field_shares = share_field({name: len(own) for name, own in captures.items()}, shares)
         self.hard = np.zeros((0, 2), np.int64)
         self._wake_ends: list[npt.NDArray[np.int64]] = [
             np.sort(np.array([end for m, end in wake_ends if m == n], np.int64)) for n in range(len(self.shards))
@@ -157,7 +197,8 @@ class Sampler:
         }
         total = sum(have.values())
         counts = {name: int(self.batch * share / total) for name, share in have.items()}
-        if len(self.hard):
+        hard_rows, field_rows = self._split_hard()
+        if len(hard_rows):
             hard = 0
             for name in ("confusable", "short", "speech", "noise"):
                 moved = int(counts[name] * s.hard)
@@ -165,19 +206,48 @@ class Sampler:
                 hard += moved
             counts["hard"] = hard
         counts["wake"] += self.batch - sum(counts.values())
-        rows = []
+        rows = self._draw_field(counts, field_rows, rng)
         for name, count in counts.items():
             if name in self._spans:
                 spans = self._spans[name][rng.integers(len(self._spans[name]), size=count)]
                 ends = rng.integers(spans[:, 1], spans[:, 2] + 1)
                 rows.append(np.stack([spans[:, 0], ends], axis=1))
                 continue
-            table = self.hard if name == "hard" else self._anchors[name]
-            chosen = table[rng.integers(len(table), size=count)].copy()
-            low, high = (22, 48) if name == "wake" else (0, 48) if name != "hard" else (0, 30)
-            chosen[:, 1] += rng.integers(low, high, size=count)
-            rows.append(chosen)
+            table = hard_rows if name == "hard" else self._anchors[name]
+            rows.append(_draw_rows(table, count, name, rng))
         return np.concatenate(rows)
+
+    def _split_hard(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """What mining found in ordinary shards, and among captures, which have a share of their own."""
+        if not self._field_shards.any() or not len(self.hard):
+            return self.hard, self.hard[:0]
+        own = self._field_shards[self.hard[:, 0]]
+        return self.hard[~own], self.hard[own]
+
+    def _draw_field(
+        self, counts: dict[str, int], hard: npt.NDArray[np.int64], rng: np.random.Generator
+    ) -> list[npt.NDArray[np.int64]]:
+        """Crops of captures, taken off ``counts``: wake words off the wake words, lures off the largest negatives.
+
+        Half of the lures are those that the network takes for the wake word still, where mining found some.
+        """
+        rows: list[npt.NDArray[np.int64]] = []
+        for which, share in self.field_shares.items():
+            wanted = self.batch * share
+            # Below one crop a batch it is one crop every few batches.
+            count = int(wanted) if wanted >= 1 else int(rng.random() < wanted) if wanted > 0 else 0
+            if not count:
+                continue
+            if which == "wake":
+                counts["wake"] -= count
+                rows.append(_draw_rows(self._captured["wake"], count, "wake", rng))
+                continue
+            for _ in range(count):
+                counts[max((name for name in counts if name != "wake"), key=lambda name: counts[name])] -= 1
+            mined = int(rng.binomial(count, 0.5)) if len(hard) else 0
+            rows.append(_draw_rows(self._captured["lure"], count - mined, "lure", rng))
+            rows.append(_draw_rows(hard, mined, "hard", rng))
+        return rows
 
     def mark(self, shard: int, end: int) -> npt.NDArray[np.uint8]:
         """What each score of the crop that ends before frame ``end`` should be, [steps]."""
