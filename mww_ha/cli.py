@@ -12,6 +12,8 @@ import dataclasses
 import errno
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -22,14 +24,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from mww_ha import __version__
-from mww_ha.errors import InputError, JobStoppedError, MissingDependencyError, MwwError, ProjectError, StorageError
-from mww_ha.schema import Progress
+from mww_ha.errors import (
+    FlashError,
+    InputError,
+    JobStoppedError,
+    MissingDependencyError,
+    MwwError,
+    ProjectError,
+    StorageError,
+    how_to_install,
+)
+from mww_ha.schema import CaptureKind, Label, Origin, Progress
 
 if TYPE_CHECKING:
+    from mww_ha.deploy.render import RenderResult
     from mww_ha.detector import Detection
+    from mww_ha.devices import Seen
     from mww_ha.progress import View
+    from mww_ha.record.people import Removed
+    from mww_ha.record.sessions import Told
+    from mww_ha.schema import Device, Flash
     from mww_ha.store import Project
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -86,6 +103,16 @@ class Session:
         from mww_ha.store import open_project
 
         return open_project(self.find_root(), self.overrides)
+
+    def serving_root(self) -> Path:
+        """The project directory; where none is found, the current folder, for a project that is still to be made."""
+        from mww_ha.errors import ProjectError
+
+        try:
+            return self.find_root()
+        except ProjectError:
+            self.root = Path.cwd()
+            return self.root
 
     def new_root(self, phrase: str) -> Path:
         """Where a new project goes: ``--project``, or a folder named after the phrase in the current one."""
@@ -212,14 +239,21 @@ class _Group(click.Group):
         return list(self.commands)
 
 
-_LANGUAGE = click.option("--language", default=None, metavar="CODE", help="Language of the phrase, such as de; en.")
+_LANGUAGE = click.option(
+    "--language", default=None, metavar="CODE", help="Language of the phrase, such as de; default: en."
+)
 _EFFORT = click.option(
     "--effort",
     type=click.Choice(["quick", "good", "best"]),
     default=None,
     help="How much time a model may cost: minutes, an hour, a night.",
 )
-_BOARD = click.option("--board", default="generic-s3", show_default=True, help="Kind of device.")
+_BOARD = click.option(
+    "--board", default="generic-s3", show_default=True, help="Kind of device; see: mww-ha devices templates."
+)
+_SUBSTITUTE = click.option(
+    "--substitute", multiple=True, metavar="KEY=VALUE", help="A substitution of the board's template."
+)
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -243,19 +277,26 @@ def cli() -> None:
 @click.pass_obj
 def new(session: Session, phrase: str, language: str | None, effort: str | None) -> None:
     """Start a project for PHRASE, in a folder named after it or in --project DIR."""
-    from mww_ha.store import create_project
+    from mww_ha.store import PROJECT_FILE, create_project
     from mww_ha.synthesize.phrases import check_phrase
 
+    root = session.new_root(phrase)
+    existed = (root / PROJECT_FILE).exists()
     notes: list[str] = []
     try:
-        notes += check_phrase(phrase, language or "en").warnings
+        notes += [] if existed else check_phrase(phrase, language or "en").warnings
     except (MissingDependencyError, ModuleNotFoundError) as error:
         notes.append(f"the phrase was not checked: {error.args[0]}")
-    project = create_project(session.new_root(phrase), phrase, language=language or "en", effort=effort or "quick")
+    project = create_project(root, phrase, language=language, effort=effort)
     project.catalogue.close()
-    lines = [f"{project.root}: a project for {project.settings.phrase!r}", *(f"note: {note}" for note in notes)]
-    lines.append(f"next: mww-ha run --project {project.root}")
-    session.show({"project": project.root, "phrase": project.settings.phrase, "notes": notes}, "\n".join(lines))
+    settings = project.settings
+    said = f"{root}: a project for {settings.phrase!r}"
+    if existed:
+        said += f" exists already, with language {settings.language} and effort {settings.effort}; it stays as it is"
+    lines = [said, *(f"note: {note}" for note in notes)]
+    lines.append(f"next: mww-ha run --project {shlex.quote(str(root))}")
+    result = {"project": root, "phrase": settings.phrase, "existed": existed, "notes": notes}
+    session.show(result, "\n".join(lines))
 
 
 @cli.command("import")
@@ -300,10 +341,39 @@ def import_(
             report=session.report,
         )
     lines = [f"{result.added} clips added ({result.minutes:.1f} min), {result.known} known before"]
+    if result.completed:
+        lines.append(f"{result.completed} of the known completed by what is said of them now")
     if result.skipped:
         lines.append(f"{result.skipped} files passed over: not sound by their names")
     lines += [f"rejected: {name}: {reason}" for name, reason in result.rejected]
+    lines += _some(result.differing)
+    lines += _some(result.relabelled, "warning: ")
+    lines += _some(result.doubtful, "doubtful, but taken: ")
+    lines += _remind_of_consent(session.open_project(), result.speakers)
+    if result.doubtful:
+        lines.append("listen to them; what is no wake word goes with: mww-ha clips, mww-ha clips delete ID")
     session.show(result, "\n".join(lines))
+
+
+_DOUBTS_SHOWN = 20
+
+
+def _some(reasons: Sequence[tuple[str, str]], begin: str = "") -> list[str]:
+    lines = [f"{begin}{name}: {reason}" for name, reason in reasons[:_DOUBTS_SHOWN]]
+    more = len(reasons) - _DOUBTS_SHOWN
+    return [*lines, f"... and {more} more"] if more > 0 else lines
+
+
+def _remind_of_consent(project: Project, speakers: Sequence[str]) -> list[str]:
+    from mww_ha.record.people import find_unnoted
+
+    unnoted = find_unnoted(project, speakers)
+    lines = [
+        f"nobody noted that {name} agreed to be recorded; if so: mww-ha people agree {name!r}"
+        for name in unnoted[:_DOUBTS_SHOWN]
+    ]
+    more = len(unnoted) - _DOUBTS_SHOWN
+    return [*lines, f"... and of {more} more; see: mww-ha people"] if more > 0 else lines
 
 
 # --- The stages ------------------------------------------------------------------------------------------------------
@@ -411,51 +481,124 @@ def evaluate(
 @cli.command()
 @click.pass_obj
 def export(session: Session) -> None:
-    """Make the model file, once all checks vouch for it."""
+    """Make the model file, once it has passed all checks."""
     from mww_ha import pipeline
 
     session.show(pipeline.run_stage(session.open_project(), "export", report=session.report))
 
 
+_FIRMWARE_OPTIONS = (
+    click.option("--friendly-name", default="", help="Name shown in Home Assistant."),
+    click.option("--yaml", "yaml_path", default="", metavar="FILE", help="Your own YAML that includes the package."),
+    click.option("--also", multiple=True, metavar="MODEL", help="A further wake word: a model's id or its manifest."),
+    click.option("--vad", default="", metavar="vad|FILE", help="Voice activity detection: ESPHome's model or yours."),
+    click.option("--capture-url", default="", metavar="URL", help="Where captures go: http://<IP>:8098/api/captures."),
+    click.option("--near-miss", is_flag=True, help="A second slot listens with a low cutoff (needs --capture-url)."),
+    _SUBSTITUTE,
+)
+
+
+def _firmware_options(function: Function) -> Function:
+    for option in reversed(_FIRMWARE_OPTIONS):
+        function = option(function)
+    return function
+
+
 @cli.command()
+@click.option(
+    "--device", "device_name", default=None, metavar="NAME", help="A device of devices.yaml, as it stands there."
+)
 @_BOARD
-@click.option("--name", required=True, help="Name of the device, such as kitchen.")
+@click.option("--name", default=None, help="Name of the device, such as kitchen.")
 @click.option("--model", type=_FILE, metavar="M.json", help="A manifest; default: the project's newest model.")
-@click.option("--also", type=_FILE, multiple=True, metavar="M.json", help="A further wake word on the same device.")
-@click.option("--friendly-name", default=None, help="Name shown in Home Assistant.")
-@click.option("--substitute", multiple=True, metavar="KEY=VALUE", help="A substitution of the board's template.")
+@_firmware_options
 @click.option("--no-check", is_flag=True, help="Do not ask ESPHome whether it accepts the result.")
 @click.option("--force", is_flag=True, help="Replace files that were changed by hand; they are kept as *.bak.")
-@click.pass_obj
+@click.pass_context
 def render(
-    session: Session,
-    board: str,
-    name: str,
+    context: click.Context,
+    /,
+    device_name: str | None,
+    name: str | None,
     model: Path | None,
-    also: tuple[Path, ...],
-    friendly_name: str | None,
-    substitute: tuple[str, ...],
     no_check: bool,
     force: bool,
+    **firmware: Any,
 ) -> None:
     """Write ESPHome YAML for a device and have ESPHome check it."""
-    import mww_ha.deploy
+    from mww_ha import deploy
 
-    substitutions: dict[str, str] = {}
-    for item in substitute:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise click.UsageError(f"--substitute {item!r} is not key=value")
-        substitutions[key] = value
-    options: dict[str, Any] = {
+    session: Session = context.obj
+    if (device_name is None) == (name is None):
+        raise click.UsageError("name the device: --name NAME with its --board, or --device NAME of devices.yaml")
+    options: dict[str, Any] = {"check": not no_check, "force": force, "report": session.report}
+    if device_name is not None:
+        from mww_ha.devices.known import find_device
+
+        _refuse_firmware_options(context, device_name)
+        project = session.open_project()
+        device = find_device(project, device_name)
+        result = deploy.render_device(project, device, manifest_path=_chosen_model(project, model), **options)
+        _admit_captures(session, project)
+    else:
+        result = _render_board(session, str(name), model, options, **firmware)
+    session.show(result, "\n".join([str(result.yaml_path), *result.messages]))
+
+
+_KEYS = {
+    "board": "template",
+    "friendly_name": "friendly_name",
+    "yaml_path": "yaml",
+    "also": "also",
+    "vad": "vad",
+    "capture_url": "capture_url",
+    "near_miss": "near_miss",
+    "substitute": "substitutions",
+}
+"""Where devices.yaml has what an option says of a device that does not stand there."""
+
+
+def _refuse_firmware_options(context: click.Context, device: str) -> None:
+    given = [
+        parameter
+        for parameter in context.command.params
+        if parameter.name in _KEYS and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        names = ", ".join(parameter.opts[0] for parameter in given)
+        keys = ", ".join(f"{_KEYS[str(parameter.name)]}:" for parameter in given)
+        raise click.UsageError(
+            f"{names} cannot be given with --device {device}, whose firmware is what devices.yaml says: change {keys} "
+            f"in its entry there, or render without it by --name {device}"
+        )
+
+
+def _render_board(
+    session: Session,
+    name: str,
+    model: Path | None,
+    options: dict[str, Any],
+    *,
+    board: str,
+    friendly_name: str,
+    yaml_path: str,
+    also: tuple[str, ...],
+    vad: str,
+    capture_url: str,
+    near_miss: bool,
+    substitute: tuple[str, ...],
+) -> RenderResult:
+    from mww_ha import deploy
+
+    options |= {
         "board": board,
         "name": name,
-        "also": also,
-        "friendly_name": friendly_name,
-        "substitutions": substitutions,
-        "check": not no_check,
-        "force": force,
-        "report": session.report,
+        "friendly_name": friendly_name or None,
+        "yaml": yaml_path,
+        "vad": vad,
+        "capture": deploy.render.Capture(url=capture_url) if capture_url else None,
+        "near_miss": near_miss,
+        "substitutions": _substitutions(substitute),
     }
     try:
         project = session.open_project()
@@ -463,10 +606,346 @@ def render(
         if model is None:
             raise
         # Somebody else's model needs no project: esphome/ is made in the current folder.
-        result = mww_ha.deploy.render.render(Path.cwd(), manifest_path=model, **options)
+        return deploy.render.render(Path.cwd(), manifest_path=model, also=[Path(path) for path in also], **options)
+    return deploy.run(
+        project, manifest_path=model, also=[deploy.find_model(project, entry) for entry in also], **options
+    )
+
+
+# --- Devices ---------------------------------------------------------------------------------------------------------
+
+_DEVICE = click.option("--device", "device_name", required=True, metavar="NAME", help="A device of devices.yaml.")
+_BACKEND = click.option(
+    "--backend",
+    type=click.Choice(["esphome", "builder", "handoff"]),
+    default=None,
+    help="Way to the device, instead of the one in devices.yaml.",
+)
+_SERIAL = click.option("--serial", default=None, metavar="PORT", help="Flash by cable, such as /dev/ttyACM0.")
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Check and render everything, compile and flash nothing.")
+_FORCE_FLASH = click.option(
+    "--force", is_flag=True, help="Flash although it runs there already, or although a check on the device warns."
+)
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--seconds", type=click.FloatRange(0.2, 60), default=3.0, show_default=True, help="How long to listen.")
+@click.pass_context
+def devices(context: click.Context, seconds: float) -> None:
+    """List satellites: known ones, those on the network, and what each runs."""
+    if context.invoked_subcommand is not None:
+        return
+    import asyncio
+
+    from mww_ha.devices import survey
+
+    session: Session = context.obj
+    project = session.open_project()
+    session.report(Progress(stage="devices", message=f"listening on the network for {seconds:g} s"))
+    seen = asyncio.run(survey(project, seconds))
+    session.show(seen, _devices_table(seen))
+
+
+def _devices_table(seen: Sequence[Seen]) -> str:
+    if not seen:
+        return "no device known and none found; add one with: mww-ha devices add kitchen --template generic-s3"
+    rows: list[tuple[Any, ...]] = [("name", "in project", "address", "template", "ESPHome", "wake model", "state")]
+    for device in seen:
+        state = (
+            "reachable"
+            if device.reachable
+            else device.why_not or ("on the network" if device.found else "not reachable")
+        )
+        rows.append(
+            (
+                device.name,
+                "yes" if device.known else "",
+                device.address,
+                device.template,
+                device.esphome_version,
+                device.wake_model,
+                state,
+            )
+        )
+    return _table(rows)
+
+
+@devices.command("add")
+@click.argument("name")
+@click.option("--template", required=True, metavar="BOARD", help="Kind of device; see: mww-ha devices templates.")
+@click.option("--address", default="", help="IP address or host name; default: NAME.local.")
+@click.option("--port", type=click.IntRange(1, 65535), default=6053, show_default=True, help="Port of its native API.")
+@click.option(
+    "--backend",
+    type=click.Choice(["esphome", "builder", "handoff"]),
+    default="esphome",
+    show_default=True,
+    help="Who builds the firmware: ESPHome here, a Device Builder, or you in ESPHome.",
+)
+@click.option("--serial", default="", metavar="PORT", help="Serial port, for flashing by cable.")
+@click.option("--api-key", default=None, metavar="SECRET", help="Name of its key in esphome/secrets.yaml; '': none.")
+@click.option("--room", default="", metavar="NAME", help="Where it stands; rates are told by room too.")
+@_firmware_options
+@click.pass_obj
+def devices_add(
+    session: Session,
+    /,
+    name: str,
+    template: str,
+    api_key: str | None,
+    yaml_path: str,
+    substitute: tuple[str, ...],
+    **rest: Any,
+) -> None:
+    """Note a satellite in devices.yaml, which is yours to edit."""
+    from mww_ha import deploy
+    from mww_ha.devices.known import add_device, clean_host_name
+    from mww_ha.schema import Device
+
+    project = session.open_project()
+    options = dict(rest)
+    if api_key is not None:
+        options["api_key"] = api_key
+    host = clean_host_name(name)
+    if not options["friendly_name"] and "-".join(name.lower().split()) != host:
+        options["friendly_name"] = name  # what the host name could not keep
+    device = Device(
+        name=host,
+        template=template,
+        yaml=yaml_path,
+        substitutions=_substitutions(substitute),
+        **options,
+    )
+    deploy.check_device(project, device)
+    path = add_device(project, device)
+    session.show(device, f"{device.name} stands in {path}\n{_next_for(device)}")
+
+
+def _next_for(device: Device) -> str:
+    from mww_ha.deploy.boards import find_board
+
+    complete = find_board(device.template).complete
+    if not complete and not device.yaml:
+        return f"next: mww-ha render --device {device.name}, which says what to add to its own YAML"
+    if not complete or device.serial or device.backend == "handoff":
+        return f"next: mww-ha flash --device {device.name}"
+    return (
+        f"next: mww-ha flash --device {device.name} --serial /dev/ttyACM0\n"
+        "      by cable the first time; from then on over the air, without --serial"
+    )
+
+
+@devices.command("templates")
+@click.pass_obj
+def devices_templates(session: Session) -> None:
+    """List the kinds of devices."""
+    from mww_ha.deploy.boards import boards
+
+    known = boards()
+    session.show(known, _table([("template", "for"), *((board.id, board.title) for board in known)]))
+
+
+@cli.command()
+@click.option("--device", "device_name", default=None, metavar="NAME", help="A device of devices.yaml.")
+@click.option("--all", "every", is_flag=True, help="Every device of devices.yaml, one after the other.")
+@click.option("--model", type=_FILE, metavar="MODEL", help="A model's id or manifest; default: the newest one.")
+@_BACKEND
+@_SERIAL
+@_DRY_RUN
+@_FORCE_FLASH
+@click.option("--confirm", is_flag=True, help="Only ask the device what it runs: after a hand-off.")
+@click.pass_obj
+def flash(
+    session: Session,
+    device_name: str | None,
+    every: bool,
+    model: Path | None,
+    backend: str | None,
+    serial: str | None,
+    dry_run: bool,
+    force: bool,
+    confirm: bool,
+) -> None:
+    """Flash a model onto a satellite and prove that it arrived."""
+    if (device_name is None) != every:
+        raise click.UsageError("name a device with --device NAME, or say --all")
+    if every and confirm:
+        raise click.UsageError("--confirm asks one device: name it with --device NAME")
+    from mww_ha.deploy import flash as flashing
+
+    project = session.open_project()
+    options: dict[str, Any] = {"dry_run": dry_run, "force": force, "report": session.report}
+    options["manifest_path"] = _chosen_model(project, model)
+    if every:
+        from mww_ha.devices.known import load_devices
+
+        listed = [dataclasses.replace(d, **_change(backend, serial)) for d in load_devices(project).values()]
+        results = flashing.flash_all(project, devices=listed, **options)
+        _admit_captures(session, project)
+        session.show(results, "\n".join(_flash_line(result) for result in results))
+        bad = [result.device for result in results if result.outcome in ("failed", "stopped")]
+        if bad:
+            raise FlashError(
+                f"{len(bad)} of {len(results)} devices failed: {', '.join(bad)}",
+                hint="try one of them again with: mww-ha flash --device " + bad[0],
+            )
+        return
+    device = _find_device(project, str(device_name), backend, serial)
+    if confirm:
+        result = flashing.confirm(project, device, report=session.report)
     else:
-        result = mww_ha.deploy.run(project, manifest_path=model, **options)
-    session.show(result, "\n".join([str(result.yaml_path), *result.messages]))
+        result = flashing.flash(project, device, **options)
+    _admit_captures(session, project)
+    session.show(result, _flash_line(result))
+
+
+@cli.command()
+@_DEVICE
+@_BACKEND
+@_SERIAL
+@_DRY_RUN
+@click.pass_obj
+def rollback(session: Session, device_name: str, backend: str | None, serial: str | None, dry_run: bool) -> None:
+    """Take a satellite back to the model it ran before."""
+    from mww_ha.deploy import flash as flashing
+
+    project = session.open_project()
+    device = _find_device(project, device_name, backend, serial)
+    result = flashing.rollback(project, device, dry_run=dry_run, report=session.report)
+    session.show(result, _flash_line(result))
+
+
+@cli.command()
+@_DEVICE
+@click.option("--model", type=_FILE, required=True, metavar="NEXT", help="The model to try out: its id or manifest.")
+@_BACKEND
+@_SERIAL
+@_DRY_RUN
+@click.pass_obj
+def canary(
+    session: Session, device_name: str, model: Path, backend: str | None, serial: str | None, dry_run: bool
+) -> None:
+    """Let a satellite hear with the NEXT model too: it counts and captures, and never wakes.
+
+    The model that wakes stays. The canary goes with the next flash.
+    """
+    from mww_ha.deploy import flash as flashing
+
+    project = session.open_project()
+    device = _find_device(project, device_name, backend, serial)
+    running = flashing.current_flash(project, device.name)
+    result = flashing.flash(
+        project,
+        device,
+        manifest_path=flashing.find_kept_model(project, running.model) if running else None,
+        canary=_chosen_model(project, model),
+        dry_run=dry_run,
+        report=session.report,
+    )
+    session.show(result, _flash_line(result))
+
+
+@cli.command()
+@click.option("--device", "device_name", default=None, metavar="NAME", help="Only of this device.")
+@click.pass_obj
+def flashes(session: Session, device_name: str | None) -> None:
+    """List what was flashed, newest first."""
+    from mww_ha.deploy.flash import settle_interrupted
+    from mww_ha.progress import duration
+
+    project = session.open_project()
+    for name in {row.device for row in project.catalogue.flashes(device_name)}:
+        settle_interrupted(project, name)
+    found = project.catalogue.flashes(device_name)
+    rows: list[tuple[Any, ...]] = [("started", "device", "model", "outcome", "step", "took", "message")]
+    for one in found:
+        first, *more = one.message.splitlines() or [""]
+        # a list says nothing by its first line
+        causes = [line.strip() for line in more if re.match(r"\s+\d+\. ", line)]
+        message = " ".join([first, *causes])
+        shown = f"{one.model} + canary {one.canary}" if one.canary else one.model
+        rows.append((one.started_at, one.device, shown, one.outcome, one.step, duration(one.duration_s), message))
+    session.show(found, _table(rows) if found else "nothing flashed yet; do it with: mww-ha flash --device NAME")
+
+
+@cli.command()
+@click.option("--to", type=_DIRECTORY, required=True, metavar="DIR", help="Folder to publish into.")
+@click.option("--model", type=_FILE, metavar="MODEL", help="A model's id or manifest; default: the newest one.")
+@click.option(
+    "--layout",
+    type=click.Choice(["home-assistant", "repository"]),
+    default="home-assistant",
+    show_default=True,
+    help="Home Assistant's custom_wake_words, or a folder for a public repository.",
+)
+@click.option("--id", "model_id", default="", help="Id of the model, which is its file name; default: the phrase.")
+@click.option(
+    "--force", is_flag=True, help="Although a device cannot load it or a speaker did not agree; replaces other models."
+)
+@click.pass_obj
+def publish(session: Session, to: Path, model: Path | None, layout: str, model_id: str, force: bool) -> None:
+    """Lay a model out for Home Assistant's custom_wake_words or for sharing."""
+    from mww_ha.deploy.publish import publish as lay_out
+
+    chosen: Any = layout  # click lets nothing else through
+    project = session.open_project()
+    given = _chosen_model(project, model)
+    result = lay_out(project, to=to, manifest_path=given, layout=chosen, id=model_id, force=force)
+    session.show(result, "\n".join([*map(str, result.paths), *result.messages]))
+
+
+def _admit_captures(session: Session, project: Project) -> None:
+    """The service takes captures of every device whose firmware carries a token."""
+    from mww_ha.capture.tokens import admit_rendered
+
+    for error in admit_rendered(project):  # the firmware is on the device all the same
+        session.report(Progress(stage="captures", message=f"captures will not be taken: {error}"))
+
+
+def _chosen_model(project: Project, model: Path | None) -> Path | None:
+    """The manifest that ``--model`` names by its path or by the model's id; None: the newest. Raises InputError."""
+    from mww_ha.deploy import find_model
+
+    return model if model is None or model.is_file() else find_model(project, str(model))
+
+
+def _find_device(project: Project, name: str, backend: str | None, serial: str | None) -> Device:
+    from mww_ha.devices.known import find_device
+
+    return dataclasses.replace(find_device(project, name), **_change(backend, serial))
+
+
+def _change(backend: str | None, serial: str | None) -> dict[str, Any]:
+    """What the command line says instead of devices.yaml."""
+    return {key: value for key, value in (("backend", backend), ("serial", serial)) if value is not None}
+
+
+def _substitutions(items: Sequence[str]) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise click.UsageError(f"--substitute {item!r} is not key=value")
+        values[key] = value
+    return values
+
+
+def _next_with_devices(project: Project) -> str:
+    from mww_ha.devices.known import load_devices
+
+    names = list(load_devices(project))
+    if not names:
+        return "mww-ha devices add kitchen --template generic-s3, then mww-ha flash --device kitchen"
+    return f"mww-ha flash --device {names[0]}" if len(names) == 1 else "mww-ha flash --all"
+
+
+def _flash_line(flash: Flash) -> str:
+    from mww_ha.progress import duration
+
+    what = f"{flash.model} + canary {flash.canary}" if flash.canary else flash.model
+    took = f" in {duration(flash.duration_s)}" if flash.duration_s else ""
+    line = f"{flash.device}: {what}: {flash.outcome}{took}"
+    return f"{line}\n  {flash.message}" if flash.message else line
 
 
 # --- The whole way ---------------------------------------------------------------------------------------------------
@@ -488,7 +967,8 @@ def run(session: Session, until: str | None) -> None:
         lines += [results["evaluate"]["summary"], "", f"report: {project.root / results['evaluate']['path']}"]
     if "export" in results:
         lines.append(f"model: {project.root / results['export']['manifest_path']}")
-        lines.append("next: mww-ha render --board generic-s3 --name kitchen")
+        steps = (pipeline.way_into(project.root), _next_with_devices(project))
+        lines.append("next: " + ", then ".join(filter(None, steps)))
     session.show(results, "\n".join(lines) if lines else None)
 
 
@@ -497,10 +977,17 @@ def run(session: Session, until: str | None) -> None:
 @_LANGUAGE
 @_EFFORT
 @_BOARD
-@click.option("--name", default=None, help="Name of the device; default: made from the phrase.")
+@click.option("--name", default=None, help="Name of the device; default: made from the folder's name.")
+@_SUBSTITUTE
 @click.pass_obj
 def quickstart(
-    session: Session, phrase: str, language: str | None, effort: str | None, board: str, name: str | None
+    session: Session,
+    phrase: str,
+    language: str | None,
+    effort: str | None,
+    board: str,
+    name: str | None,
+    substitute: tuple[str, ...],
 ) -> None:
     """From PHRASE to model, report and ESPHome YAML in one go."""
     from mww_ha import pipeline
@@ -509,14 +996,438 @@ def quickstart(
     summary = pipeline.quickstart(
         root,
         phrase,
-        language=language or "en",
-        effort=effort or "quick",
+        language=language,
+        effort=effort,
         board=board,
-        name=name or root.name.replace("_", "-"),
+        name=_device_name(root) if name is None else name,
+        substitutions=_substitutions(substitute),
         overrides=session.overrides,
         report=session.report,
     )
     session.show(summary)
+
+
+def _device_name(root: Path) -> str:
+    """A host name for the satellite of the project at ``root``, whatever its folder is called."""
+    from mww_ha.devices.known import LONGEST_NAME
+    from mww_ha.store import slugify
+
+    return slugify(root.resolve().name)[:LONGEST_NAME].strip("_").replace("_", "-")
+
+
+# --- People ----------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option(
+    "--device", "device_name", required=True, metavar="NAME", help="A satellite: of devices.yaml, or an entity."
+)
+@click.option("--person", required=True, metavar="NAME", help="Who speaks.")
+@click.option("--takes", type=click.IntRange(1, 500), default=20, show_default=True, help="How often to say it.")
+@click.option(
+    "--via",
+    type=click.Choice(["satellite", "home-assistant"]),
+    default="satellite",
+    show_default=True,
+    help="Our firmware, which hears as the model does; or any satellite, through Home Assistant.",
+)
+@click.option("--agrees", is_flag=True, help="The person agrees to be recorded; without it that is asked.")
+@click.option("--may-share", is_flag=True, help="The recordings may leave the household.")
+@click.pass_obj
+def record(
+    session: Session, device_name: str, person: str, takes: int, via: str, agrees: bool, may_share: bool
+) -> None:
+    """Record a person at a satellite, take by take; what is wrong with one is said at once."""
+    import asyncio
+
+    from mww_ha.record import sessions
+    from mww_ha.web.link import read_access
+    from mww_ha.web.recording import record as record_takes
+
+    project = session.open_project()
+    access = read_access(project.settings, project.root, os.environ) if via == "home-assistant" else None
+    name = _agree(project, person, agrees=agrees, may_share=may_share)
+    sitting = sessions.find_open(project, name)
+    if sitting:
+        session.report(Progress(stage="record", message="going on with what was begun"))
+
+    def tell(told: Told) -> None:
+        count = f"{told.number}/{told.total} " if told.number else ""
+        session.report(Progress(stage="record", message=f"{count}{told.text}"))
+
+    chosen: Any = via  # click lets nothing else through
+    outcome = asyncio.run(
+        record_takes(
+            sessions.ask_here(project),
+            device=device_name,
+            via=chosen,
+            person=name,
+            takes=takes,
+            sitting=sitting,
+            access=access,
+            tell=tell,
+        )
+    )
+    lines = [f"{outcome.taken} of {outcome.wanted} takes of {outcome.person}, {outcome.refused} refused"]
+    lines += [outcome.why] if outcome.why else []
+    lines += [*outcome.notes, "next: mww-ha run" if outcome.finished else "the same command goes on"]
+    session.show(outcome, "\n".join(lines))
+
+
+def _agree(project: Project, person: str, *, agrees: bool, may_share: bool) -> str:
+    """The person's name as it was noted, after their consent. Raises InputError without it."""
+    from mww_ha.record import people
+
+    with contextlib.suppress(InputError):
+        return people.find_person(project, person).name
+    name = people.clean_name(person)
+    if not agrees:
+        question = f"Does {name} agree to be recorded, {people.PURPOSE}?"
+        if not (sys.stdin.isatty() and click.confirm(question, err=True)):
+            raise InputError(f"{name} has not agreed to be recorded", hint="ask, and say so with --agrees")
+    return people.note_consent(project, name, noted_by=_login(), may_share=may_share).name
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def people(context: click.Context) -> None:
+    """List who agreed to be recorded, and how much there is of whom."""
+    if context.invoked_subcommand is not None:
+        return
+    session: Session = context.obj
+    project = session.open_project()
+    from collections import Counter
+
+    from mww_ha.record.people import find_unnoted
+    from mww_ha.schema import Person
+
+    rows: list[tuple[Any, ...]] = [("name", "agreed", "noted by", "may be shared", "clips")]
+    clips = Counter(clip.speaker.casefold() for clip in project.catalogue.clips())
+    known = project.catalogue.people()
+    unnoted = find_unnoted(project)
+    for person in known:
+        shared = "yes" if person.may_share else "no"
+        rows.append((person.name, person.consented_at, person.noted_by, shared, clips[person.name.casefold()]))
+    rows += [(name, "not noted", "", "no", clips[name.casefold()]) for name in unnoted]
+    text = _table(rows) if len(rows) > 1 else "nobody yet; record somebody with: mww-ha record --person NAME ..."
+    if unnoted:
+        text += "\nnote who agreed with: mww-ha people agree NAME; or: mww-ha people forget NAME"
+    others = [Person(name=name, consented_at="", noted_by="", purpose="", may_share=False) for name in unnoted]
+    session.show([*known, *others], text)
+
+
+@people.command("agree")
+@click.argument("name")
+@click.option("--may-share", is_flag=True, help="The recordings may leave the household.")
+@click.pass_obj
+def people_agree(session: Session, name: str, may_share: bool) -> None:
+    """Note that a person agreed to be recorded: before a session in the browser, or an import of their voice."""
+    from mww_ha.record.people import note_consent
+
+    person = note_consent(session.open_project(), name, noted_by=_login(), may_share=may_share)
+    session.show(person, f"{person.name} agreed on {person.consented_at[:10]}: {person.purpose}")
+
+
+@people.command("forget")
+@click.argument("name")
+@click.pass_obj
+def people_forget(session: Session, name: str) -> None:
+    """Delete everything of a person: sound, features, sessions; models that heard it are marked."""
+    from mww_ha.record.people import delete_person
+
+    _show_removed(session, delete_person(session.open_project(), name))
+
+
+def _show_removed(session: Session, removed: Removed) -> None:
+    lines = [f"{removed.files} sound files, {len(removed.clips)} clips, {len(removed.captures)} captures deleted"]
+    if removed.models:
+        lines.append(f"heard them, and marked: {', '.join(removed.models)}")
+        lines.append("next: mww-ha run, which makes a model that never did")
+    lines += [f"still named in {path}, which is yours" for path in removed.still_named]
+    session.show(removed, "\n".join(lines))
+
+
+@cli.group(invoke_without_command=True)
+@click.option("--speaker", default=None, metavar="NAME", help="Only of this person.")
+@click.option("--label", type=click.Choice([str(label) for label in Label]), default=None, help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Length of the list.")
+@click.pass_context
+def clips(context: click.Context, speaker: str | None, label: str | None, limit: int) -> None:
+    """List recordings: takes, imports and judged captures; not what synthesizers said."""
+    if context.invoked_subcommand is not None:
+        return
+    session: Session = context.obj
+    project = session.open_project()
+    wanted = [Label(label)] if label else []
+    found = [clip for clip in project.catalogue.clips(*wanted) if clip.origin is not Origin.SYNTHESIZED]
+    found = [clip for clip in found if speaker is None or clip.speaker.casefold() == speaker.casefold()]
+    rows: list[tuple[Any, ...]] = [("id", "label", "origin", "speaker", "seconds", "source", "sound")]
+    for clip in found[:limit]:
+        sound = project.root / clip.path
+        rows.append((clip.id, clip.label, clip.origin, clip.speaker, f"{clip.duration_s:.2f}", clip.source, sound))
+    text = _table(rows) if found else "no recordings; see: mww-ha record, mww-ha import"
+    session.show(found[:limit], f"{text}\n... and {len(found) - limit} more" if len(found) > limit else text)
+
+
+@clips.command("delete")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.pass_obj
+def clips_delete(session: Session, ids: tuple[str, ...]) -> None:
+    """Delete clips: sound, features, and the captures they were cut from; models that heard them are marked."""
+    from mww_ha.record.people import delete_clips
+
+    project = session.open_project()
+    known = {clip.id for clip in project.catalogue.clips()}
+    if missing := [id for id in ids if id not in known]:
+        raise InputError(f"no clip {missing[0]}", hint="see: mww-ha clips")
+    _show_removed(session, delete_clips(project, ids))
+
+
+@cli.command()
+@click.option("--force", is_flag=True, help="Also with few new verdicts, and offer the model whatever comes out.")
+@click.option(
+    "--fresh/--warm", default=None, help="From the beginning, or from the current model; default: as it fits."
+)
+@click.pass_obj
+def retrain(session: Session, force: bool, fresh: bool | None) -> None:
+    """Learn from what was judged, compare with the current model, and offer what is not worse."""
+    from mww_ha.retrain import retrain as train_again
+
+    proposal = train_again(session.open_project(), fresh=fresh, force=force, report=session.report)
+    lines = [proposal.text()]
+    if proposal.model:
+        lines.append(
+            "next: mww-ha flash --all, or try it first: mww-ha canary --device NAME --model " + proposal.manifest_path
+            if proposal.offer
+            else f"not offered; flash it all the same with: mww-ha flash --device NAME --model {proposal.manifest_path}"
+        )
+    session.show(proposal.as_json(), "\n".join(lines))
+
+
+# --- Captures --------------------------------------------------------------------------------------------------------
+
+
+@cli.group(invoke_without_command=True)
+@click.option(
+    "--order",
+    type=click.Choice(["newest", "oldest", "informative"]),
+    default="informative",
+    show_default=True,
+    help="What comes first.",
+)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Length of the list.")
+@click.pass_context
+def captures(context: click.Context, order: str, limit: int) -> None:
+    """List what satellites sent and nobody has judged yet."""
+    if context.invoked_subcommand is not None:
+        return
+    from mww_ha.capture.review import list_waiting
+    from mww_ha.capture.score import score_pending
+
+    session: Session = context.obj
+    project = session.open_project()
+    score_pending(project, report=session.report)
+    total, waiting = list_waiting(project, order=order, limit=limit)
+    if project.settings.record.stt:
+        from mww_ha.record.transcribe import transcribe_captures
+
+        try:
+            transcribe_captures(project, [item.capture for item in waiting], report=session.report)
+        except MwwError as error:  # a hint less
+            session.report(Progress(stage="captures", message=str(error)))
+        total, waiting = list_waiting(project, order=order, limit=limit)
+    rows: list[tuple[Any, ...]] = [("id", "when", "device", "kind", "score", "cutoff", "hints", "sound")]
+    for item in waiting:
+        capture, score = item.capture, item.score
+        peak, cutoff = (f"{score.peak:.2f}", f"{score.cutoff:.2f}") if score and not score.problem else ("", "")
+        hints = [*(["called a false wake"] if item.reported else []), *item.hints]
+        when = capture.captured_at[:16].replace("T", " ")
+        sound = project.root / capture.path
+        rows.append((capture.id, when, capture.device, capture.kind, peak, cutoff, "; ".join(hints), sound))
+    known = [{**plain(item), "score": {**plain(item.score), "trace": None}} if item.score else item for item in waiting]
+    text = _table(rows) if waiting else "nothing waits to be judged"
+    session.show(known, f"{text}\n... and {total - len(waiting)} more" if total > len(waiting) else text)
+
+
+@captures.command("judge")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option(
+    "--as",
+    "verdict",
+    type=click.Choice(["wake", "false_accept", "missed_wake", "other", "discard", "undecided"]),
+    required=True,
+    help="What they are; missed_wake: a near miss that should have woken.",
+)
+@click.option("--person", default=None, help="Who speaks.")
+@click.option("--by", default=None, help="Who judges; default: you, by your login.")
+@click.pass_obj
+def captures_judge(session: Session, ids: tuple[str, ...], verdict: str, person: str | None, by: str | None) -> None:
+    """Say what captures are. Nothing is learned from what nobody judged."""
+    from mww_ha.capture.review import judge
+    from mww_ha.schema import Verdict
+
+    project = session.open_project()
+    changed = judge(project, ids, Verdict(verdict), by=by or _login(), person=person)
+    _weigh_canaries(session, project)
+    session.show(changed, f"{len(changed)} judged as {verdict}, {len(ids) - len(changed)} were so before")
+
+
+@captures.command("undo")
+@click.option("--by", default=None, help="Who judged; default: you, by your login.")
+@click.pass_obj
+def captures_undo(session: Session, by: str | None) -> None:
+    """Take back what you judged last."""
+    from mww_ha.capture.review import undo
+
+    project = session.open_project()
+    changed = undo(project, by=by or _login())
+    _weigh_canaries(session, project)
+    session.show(changed, "\n".join(changed))
+
+
+def _weigh_canaries(session: Session, project: Project) -> None:
+    """Verdicts count in a canary's offer at once; that is told where they decide something."""
+    if not project.catalogue.captures(kinds=[CaptureKind.CANARY], limit=1):
+        return
+    from mww_ha.retrain import weigh_canaries
+
+    for weighed in weigh_canaries(project):
+        if weighed.outcome != "no difference":
+            session.report(Progress(stage="canary", message=weighed.text().splitlines()[0]))
+
+
+@captures.command("delete")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.pass_obj
+def captures_delete(session: Session, ids: tuple[str, ...]) -> None:
+    """Delete captures at once: sound, history, clips and features; models that learned from them are marked."""
+    from mww_ha.record.people import delete_captures
+
+    project = session.open_project()
+    known = {capture.id for capture in project.catalogue.captures(ids)}
+    if missing := [id for id in ids if id not in known]:
+        raise InputError(f"no capture {missing[0]}", hint="it may have expired or been deleted; see: mww-ha captures")
+    _show_removed(session, delete_captures(project, ids))
+
+
+@captures.command("rates")
+@click.option(
+    "--by", "keys", multiple=True, type=click.Choice(["device", "room", "model"]), help="Default: device and model."
+)
+@click.option("--since", default="", metavar="DAY", help="From this day (UTC) on, such as 2026-11-01.")
+@click.pass_obj
+def captures_rates(session: Session, keys: tuple[str, ...], since: str) -> None:
+    """Tell how often satellites woke wrongly in the field, and how often they heard whom."""
+    from mww_ha.capture.rates import measure_field, measure_recall
+    from mww_ha.devices.known import rooms_of
+    from mww_ha.retrain import weigh_canaries
+
+    project = session.open_project()
+    field = measure_field(project, by=keys or ("device", "model"), rooms=rooms_of(project), since=since)
+    recall = measure_recall(project, since=since)
+    lines = [
+        f"{' '.join(filter(None, (rate.device, rate.room, rate.model))) or 'elsewhere'}: {rate.text()}"
+        for rate in field
+    ]
+    lines += [f"{row.person or 'somebody'}, {row.model}: {row.text()}" for row in recall]
+    canaries = weigh_canaries(project)
+    lines += [weighed.text() for weighed in canaries]
+    told = {"field": field, "recall": recall, "canaries": canaries}
+    session.show(told, "\n".join(lines) or "no listening hours yet")
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def tokens(context: click.Context) -> None:
+    """List which satellites may send captures, and when each did last."""
+    if context.invoked_subcommand is not None:
+        return
+    from mww_ha.capture.tokens import list_tokens
+
+    session: Session = context.obj
+    known = list_tokens(session.open_project())
+    rows: list[tuple[Any, ...]] = [("device", "made", "last used", "state")]
+    for token in known:
+        state = f"revoked {token.revoked_at}" if token.revoked_at else "in force"
+        rows.append((token.device, token.made_at, token.last_used_at or "never", state))
+    told = [{**plain(token), "sha256": token.sha256[:16]} for token in known]
+    session.show(told, _table(rows) if known else "none; a satellite with a capture_url gets one when it is flashed")
+
+
+@tokens.command("make")
+@click.argument("device")
+@click.pass_obj
+def tokens_make(session: Session, device: str) -> None:
+    """Make a token for a satellite whose firmware is not made here. It is shown this once."""
+    from mww_ha.capture.tokens import make_token
+    from mww_ha.devices.known import find_device
+
+    project = session.open_project()
+    name = find_device(project, device).name
+    token = make_token(project, name)
+    session.show({"device": name, "token": token}, f"{token}\n  lets {name} add captures; it is not shown again")
+
+
+@tokens.command("revoke")
+@click.argument("device")
+@click.pass_obj
+def tokens_revoke(session: Session, device: str) -> None:
+    """End every token of a satellite: nothing that it sends is taken any more."""
+    from mww_ha.capture.tokens import list_tokens, revoke_tokens
+
+    project = session.open_project()
+    number = revoke_tokens(project, device)
+    if not number:
+        names = sorted({token.device for token in list_tokens(project) if not token.revoked_at})
+        raise InputError(f"no token of {device!r} is in force", hint=f"in force: {', '.join(names) or 'none'}")
+    session.show({"revoked": number}, f"{number} ended; a flash does not renew it before its line is deleted in "
+                 "esphome/mww_ha/capture/secrets.yaml")  # fmt: skip
+
+
+def _login() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without an entry, as in some containers
+        return "cli"
+
+
+# --- The service -----------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the page.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8099, show_default=True, help="Port of the page.")
+@click.option("--device-host", default=None, help="Address for the satellites; default: every one of this computer.")
+@click.option("--device-port", type=click.IntRange(0, 65535), default=8098, show_default=True, help="Port for them.")
+@click.option("--no-devices", is_flag=True, help="Take no captures from satellites.")
+@click.option(
+    "--ingress", is_flag=True, help="Behind Home Assistant: let in its ingress instead of asking for a token."
+)
+@click.option("--admin", "admins", multiple=True, metavar="ID", help="A user of Home Assistant who may change things.")
+@click.option("--host-name", "host_names", multiple=True, metavar="NAME", help="A further name of this computer.")
+@click.option("--new-token", is_flag=True, help="Make a new token for the page; the old one ends.")
+@click.pass_obj
+def serve(session: Session, /, port: int, device_port: int, no_devices: bool, **options: Any) -> None:
+    """Run the service: the panel and its API, jobs, and the place that satellites send captures to.
+
+    Where there is no project yet, the panel asks for a phrase and makes one.
+    """
+    from mww_ha.store import PROJECT_FILE
+    from mww_ha.web.app import serve as run_service
+
+    root = session.serving_root()
+    if (root / PROJECT_FILE).exists():
+        project = session.open_project()
+        _admit_captures(session, project)
+        project.catalogue.close()
+    session.close_view()
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    run_service(root, port=port, device_port=None if no_devices else device_port, say=say, **options)
 
 
 # --- Looking at things -----------------------------------------------------------------------------------------------
@@ -539,13 +1450,14 @@ def runs(context: click.Context) -> None:
 @click.pass_obj
 def compare(session: Session, a: str, b: str) -> None:
     """Show in what two trainings differ. A and B: ids or their beginnings."""
+    from mww_ha.train.journal import compare_runs
+
     documents = session.open_project().catalogue.runs()
     left, right = (_find_run(documents, id) for id in (a, b))
-    one, two = dict(_flat(left)), dict(_flat(right))
-    rows = [(key, one.get(key), two.get(key)) for key in sorted(one.keys() | two.keys())]
-    rows = [row for row in rows if row[1] != row[2]]
-    found = {key: [left_value, right_value] for key, left_value, right_value in rows}
-    session.show(found, _table([("", str(left["id"]), str(right["id"])), *rows]))
+    rows = compare_runs(left, right)
+    found = {row.key: [row.one, row.other] for row in rows}
+    table = [(row.key, row.one, row.other) for row in rows]
+    session.show(found, _table([("", str(left["id"]), str(right["id"])), *table]))
 
 
 def _find_run(documents: Sequence[Mapping[str, Any]], id: str) -> Mapping[str, Any]:
@@ -554,14 +1466,6 @@ def _find_run(documents: Sequence[Mapping[str, Any]], id: str) -> Mapping[str, A
         reason = "no training is" if not found else f"{len(found)} trainings are"
         raise InputError(f"{reason} called {id!r}", hint="see: mww-ha runs")
     return found[0]
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _runs_table(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -667,7 +1571,9 @@ def voices_list(session: Session, language: str | None) -> None:
 
 @voices.command("download")
 @click.argument("name", required=False)
-@click.option("--language", default=None, metavar="CODE", help="Language of the recommended voice; en.")
+@click.option(
+    "--language", default=None, metavar="CODE", help="Language of the recommended voice; default: the project's, or en."
+)
 @click.pass_obj
 def voices_download(session: Session, name: str | None, language: str | None) -> None:
     """Fetch a Piper voice: NAME, or the one recommended for the language."""
@@ -717,6 +1623,89 @@ def _corpora_dir() -> Path:
     return user_voices_dir().parent / "corpora"
 
 
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def training(context: click.Context) -> None:
+    """What training needs, where it is not part of the installation: whether it is here, install, remove."""
+    if context.invoked_subcommand is None:
+        from mww_ha.train.install import look
+
+        context.obj.show(look())
+
+
+@training.command("install")
+@click.pass_obj
+def training_install(session: Session) -> None:
+    """Fetch TensorFlow and the speech engines, once there is disk and memory for them."""
+    from mww_ha.train.install import install
+
+    session.show(install(report=session.report))
+
+
+@training.command("remove")
+@click.pass_obj
+def training_remove(session: Session) -> None:
+    """Delete them again."""
+    from mww_ha.train.install import remove
+
+    session.show(remove())
+
+
+@training.command("link", hidden=True)
+@click.pass_obj
+def training_link(session: Session) -> None:
+    """Let this environment find what ``install`` will put there; the app's image is built with it."""
+    from mww_ha.train.install import link
+
+    session.show({"path_file": link()})
+
+
+@cli.command("export-project")
+@click.argument("file", type=_FILE)
+@click.pass_obj
+def export_project(session: Session, file: Path) -> None:
+    """Write the project into FILE: all that could not be made again, and no secrets."""
+    from mww_ha.archive import check_target, write_archive
+    from mww_ha.store import atomic_write
+
+    project = session.open_project()
+    check_target(project, file)
+    size = 0
+    with atomic_write(file.resolve()) as out:
+        for piece in write_archive(project):
+            out.write(piece)
+            size += len(piece)
+            session.report(Progress(stage="export-project", done=round(size / 1e6, 1), unit="MB"))
+    lines = [f"{file}: {size / 1e6:.1f} MB", f"elsewhere: mww-ha import-project {file.name} --project DIR"]
+    session.show({"file": file, "bytes": size}, "\n".join(lines))
+
+
+@cli.command("import-project")
+@click.argument("file", type=_FILE)
+@click.pass_obj
+def import_project(session: Session, file: Path) -> None:
+    """Take the project in FILE over into --project DIR, or a new folder here that is named after FILE."""
+    from mww_ha.archive import SUFFIX, read_archive
+
+    name = file.name.removesuffix(SUFFIX) if file.name.endswith(SUFFIX) else file.stem
+    root = session.project_dir if session.project_dir is not None else Path.cwd() / name
+    total = file.stat().st_size if file.is_file() else 0
+
+    def tell(done: int) -> None:
+        session.report(
+            Progress(stage="import-project", done=round(done / 1e6, 1), total=round(total / 1e6, 1), unit="MB")
+        )
+
+    taken = read_archive(file, root, check=tell)
+    lines = [
+        f"{root}: {taken.phrase!r} with {taken.clips} clips, {taken.captures} captures, {taken.models} models",
+        *([f"{taken.missing} sounds were gone when the archive was made"] if taken.missing else []),
+        *(f"set it again, it named something of the other machine: {key}" for key in taken.left_out),
+        "not in an archive: esphome/secrets.yaml with Wi-Fi and API keys; copy it, or mww-ha render makes a new one",
+    ]
+    session.show(taken, "\n".join(lines))
+
+
 @cli.command()
 @click.pass_context
 def doctor(context: click.Context) -> None:
@@ -727,7 +1716,7 @@ def doctor(context: click.Context) -> None:
     root: Path | None = None
     with contextlib.suppress(InputError):
         root = session.find_root()
-    items = examine(root)
+    items = examine(root, wanted=session.project_dir is not None)
     lines = [f"{item.state:<6} {item.name}: {item.found}" + (f"\n       {item.way_out}" if item.way_out else "")
              for item in items]  # fmt: skip
     session.show(items, "\n".join(lines))
@@ -784,23 +1773,35 @@ def _run(session: Session, arguments: list[str]) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
             return _crash(session, error)
-        hint = f"install it with: pip install 'mww-ha[{_EXTRAS[package]}]', or start with tools/mww-ha"
+        hint = how_to_install(_EXTRAS[package])
         return _fail(session, MissingDependencyError(f"{package} is not installed", hint=hint))
     except MemoryError:
         hint = "close other programs, or ask for less with --set, such as prepare.processes=1"
         return _fail(session, StorageError("the memory is full", hint=hint))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return _crash(session, error)
-        where = f" to write {error.filename}" if error.filename else ""
-        return _fail(session, StorageError(f"no space left{where}", hint="free some space and run it again"))
     except Exception as error:  # noqa: BLE001  the job border: nobody else can tell the user
-        return _crash(session, error)
+        known = _explain(session, error)
+        return _fail(session, known) if known else _crash(session, error)
     else:
         return 0
     finally:
         with contextlib.suppress(OSError):
             session.close_view()
+
+
+def _explain(session: Session, error: Exception) -> MwwError | None:
+    """What the system or SQLite says, where it is the user's to mend; None: it is a defect of ours."""
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" to write {error.filename}" if error.filename else ""
+            return StorageError(f"no space left{where}", hint="free some space and run it again")
+        if error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
+            said = f"cannot use {error.filename}: {error.strerror}"
+            return StorageError(said, hint="check owner and permissions, or name another place")
+    if session.root is not None and type(error).__module__ == "sqlite3":
+        from mww_ha.store import CATALOGUE_FILE, explain_storage
+
+        return explain_storage(error, session.root / CATALOGUE_FILE)
+    return None
 
 
 def _fail(session: Session, error: MwwError) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mww_ha import __version__
-from mww_ha.errors import MwwError
+from mww_ha.errors import MwwError, how_to_install
 
 OK, GAP, BROKEN = "ok", "gap", "broken"
 
@@ -56,12 +56,47 @@ _LEAST_DISK_GB = 5.0  # a project at effort best: clips, features, a few runs
 _LEAST_MEMORY_GB = 2.0  # peak of a quickstart
 
 
-def examine(root: Path | None) -> list[Item]:
-    """All items; those of the project only when ``root`` has one."""
-    items = [*_system(), *_packages(), _gpu(), _voices(root), _disk(root or Path.cwd()), _memory()]
-    if root is not None and (root / "project.yaml").is_file():
-        items += _project(root)
+def examine(root: Path | None, *, wanted: bool = False) -> list[Item]:
+    """All items; those of the project only when ``root`` has one. ``wanted``: without one there, that is an item."""
+    here, problem = _find_project(root, wanted=wanted) if root is not None else (None, None)
+    items = [*_system(), *_packages(), _gpu(), _voices(here), _disk(root or Path.cwd()), _memory()]
+    if here is not None:
+        for look in (_project, _service, _devices):
+            try:
+                items += look(here)
+            except PermissionError as error:
+                items.append(_denied("project", Path(error.filename or here)))
+    elif problem is not None:
+        items.append(problem)
     return items
+
+
+def _find_project(root: Path, *, wanted: bool) -> tuple[Path | None, Item | None]:
+    """``root`` where it holds a project, or what is wrong with it."""
+    try:
+        if (root / "project.yaml").is_file():
+            return root, None
+        if not wanted:
+            return None, None
+        found = f"no project.yaml in {root}" if root.is_dir() else f"there is no folder {root}"
+    except PermissionError:
+        return None, _denied("project", root)
+    way_out = f'start one there with: mww-ha new "hey kitchen" --project {root}, or name another folder'
+    return None, Item(name="project", state=BROKEN, found=found, way_out=way_out)
+
+
+def _denied(name: str, path: Path) -> Item:
+    way_out = f"run it as {_owner(path)}, or change owner or permissions"
+    return Item(name=name, state=BROKEN, found=f"{path} may not be looked into", way_out=way_out)
+
+
+def _owner(path: Path) -> str:
+    for place in (path, *path.parents):
+        try:
+            return place.owner()
+        except (OSError, KeyError, NotImplementedError):  # not to be seen; a user without a name
+            continue
+    return "its owner"
 
 
 def _system() -> Iterator[Item]:
@@ -97,9 +132,10 @@ def _packages() -> Iterator[Item]:
         elif not _exists_here(name):
             system = f"{platform.system()} {platform.machine()}"
             yield Item(name=name, state=GAP, found=f"missing: {loss}", way_out=f"there is none for {system}")
+        elif name == "esphome" and (program := shutil.which(name)):
+            yield Item(name=name, state=OK, found=f"{program}, in an environment of its own")
         else:
-            way_out = f"pip install 'mww-ha[{extra}]', or start mww-ha with tools/mww-ha"
-            yield Item(name=name, state=GAP, found=f"missing: {loss}", way_out=way_out)
+            yield Item(name=name, state=GAP, found=f"missing: {loss}", way_out=how_to_install(extra))
 
 
 def _exists_here(name: str) -> bool:
@@ -125,7 +161,7 @@ def _gpu() -> Item:
     if not found:
         return Item(name="GPU", state=OK, found=none)
     if not any(importlib.util.find_spec(module) for module in ("cupy", "cupy_backends")):
-        return Item(name="GPU", state=GAP, found=f"{found}; unused", way_out="pip install 'mww-ha[gpu]'")
+        return Item(name="GPU", state=GAP, found=f"{found}; unused", way_out=how_to_install("gpu"))
     return Item(name="GPU", state=OK, found=found)
 
 
@@ -149,10 +185,9 @@ def _voices(root: Path | None) -> Item:
         return Item(name="voices", state=GAP, found=error.message, way_out=error.hint)
     engines = Counter(voice.engine for voice in found)
     if not engines:
-        way_out = "pip install 'mww-ha[tts]', or start mww-ha with tools/mww-ha"
-        return Item(name="voices", state=GAP, found=f"nobody speaks {language}", way_out=way_out)
+        return Item(name="voices", state=GAP, found=f"nobody speaks {language}", way_out=how_to_install("tts"))
     counted = f"for {language}: " + ", ".join(f"{count} {engine}" for engine, count in sorted(engines.items()))
-    if "piper" not in engines and "wyoming" not in engines:
+    if not {"piper", "wyoming", "home_assistant"} & set(engines):
         better = "more natural ones make better models: mww-ha voices download"
         return Item(name="voices", state=GAP, found=counted, way_out=better)
     return Item(name="voices", state=OK, found=counted)
@@ -189,11 +224,14 @@ def _project(root: Path) -> Iterator[Item]:
         database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
         try:
             verdict = [row[0] for row in database.execute("PRAGMA integrity_check(3)")]
+            tables = {row[0] for row in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
             paths = [row[0] for row in database.execute("SELECT DISTINCT path FROM clips")]
+            if "captures" in tables:  # a project of an older version has none yet
+                paths += [row[0] for row in database.execute("SELECT path FROM captures WHERE path != ''")]
         finally:
             database.close()
     except sqlite3.Error as error:
-        yield Item(name="catalogue", state=BROKEN, found=f"{path}: {error}", way_out=_RESCUE)
+        yield _explain("catalogue", path, error, _RESCUE)
         return
     if verdict != ["ok"]:
         yield Item(name="catalogue", state=BROKEN, found=f"{path}: {'; '.join(verdict)}", way_out=_RESCUE)
@@ -205,12 +243,65 @@ def _project(root: Path) -> Iterator[Item]:
         way_out = "put them back from a backup; synthesized ones are made again by: mww-ha synthesize"
         yield Item(name="sound files", state=BROKEN, found=found, way_out=way_out)
     known = set(paths)
-    folder = root / "audio"
-    stray = [p for p in folder.rglob("*") if p.is_file() and p.relative_to(root).as_posix() not in known]
+    files = [p for folder in ("audio", "captures") for p in (root / folder).rglob("*") if p.is_file()]
+    stray = [p for p in files if p.relative_to(root).as_posix() not in known]
     if stray:
         found = f"{len(stray)} files without a row in the catalogue, such as {stray[0].relative_to(root)}"
         way_out = "left by an interrupted run; harmless, import them or delete them"
         yield Item(name="stray files", state=GAP, found=found, way_out=way_out)
 
 
+def _service(root: Path) -> Iterator[Item]:
+    """The service's own database: its queue, and who is signed in."""
+    path = root / "service" / "service.sqlite"
+    if not path.exists():
+        return
+    try:
+        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
+        try:
+            verdict = [row[0] for row in database.execute("PRAGMA integrity_check(3)")]
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        yield _explain("service", path, error, _SERVICE_RESCUE.format(path))
+        return
+    if verdict == ["ok"]:
+        yield Item(name="service", state=OK, found=str(path))
+    else:
+        found = f"{path}: {'; '.join(verdict)}"
+        yield Item(name="service", state=BROKEN, found=found, way_out=_SERVICE_RESCUE.format(path))
+
+
+def _explain(name: str, path: Path, error: sqlite3.Error, rescue: str) -> Item:
+    """What SQLite says of a database: only a damaged one is to be rescued."""
+    from mww_ha.store import sqlite_code
+
+    code = sqlite_code(error)
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM) and path.is_file():
+        # SQLite writes beside a database also to read it.
+        found = f"{path} was not looked at: this user may not read it and write beside it"
+        way_out = f"nothing is known to be damaged; run it as {_owner(path)}, or change owner or permissions"
+    elif code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        found = f"{path} was not looked at: another program is at work in it"
+        way_out = "wait until that is done, then try again"
+    else:
+        found, way_out = f"{path}: {error}", rescue
+    return Item(name=name, state=BROKEN, found=found, way_out=way_out)
+
+
+def _devices(root: Path) -> Iterator[Item]:
+    from mww_ha.devices.known import read_devices
+
+    path = root / "devices.yaml"
+    if not path.exists():
+        return
+    try:
+        names = ", ".join(read_devices(path))
+    except MwwError as error:
+        yield Item(name="devices", state=BROKEN, found=error.message, way_out=error.hint)
+    else:
+        yield Item(name="devices", state=OK, found=f"{path}: {names or 'none yet'}")
+
+
+_SERVICE_RESCUE = "move {} away: the queue of jobs is lost, and mww-ha serve makes a new token for its page"
 _RESCUE = "keep a copy, then try: sqlite3 catalogue.sqlite '.recover' | sqlite3 new.sqlite"

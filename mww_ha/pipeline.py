@@ -6,23 +6,29 @@
     evaluate     the run's file hears voices and hours it never saw                    → a report
     export       the file is checked against the device's arithmetic                   → a model, vouched for
     render       model and board                                                       → YAML that ESPHome accepts
+    flash        compiled, sent, and asked over its API what it runs                   → a satellite that answers
+    capture      what the satellite heard, judged by a person                          → clips, and a rate in the field
 
-A stage is out of date when the digest of what it reads has changed. Each reports Progress and can be stopped at any
-time; run again, it goes on.
+The first five run by themselves here; ``deploy`` holds render and flash, ``capture`` what comes back. A stage is out of
+date when the digest of what it reads has changed. Each reports Progress and can be stopped at any time; run again, it
+goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mww_ha.errors import DataError
-from mww_ha.schema import Label, Origin, Progress, ProgressSink, digest, no_progress
-from mww_ha.store import Project, create_project, open_project
+from mww_ha.config import resolve
+from mww_ha.errors import DataError, ProjectError
+from mww_ha.schema import Device, Label, Origin, Progress, ProgressSink, digest, no_progress
+from mww_ha.store import PROJECT_FILE, Project, create_project, find_project, open_project
 
 STAGES = ("synthesize", "prepare", "train", "evaluate", "export")
 
@@ -46,6 +52,12 @@ def run_stage(project: Project, stage: str, *, report: ProgressSink = no_progres
     result = _RUNNERS[stage](project, report)
     project.catalogue.finish_stage(stage, inputs, result)
     return result
+
+
+def is_current(project: Project, stage: str) -> bool:
+    """Whether what ``stage`` made last still follows from what it reads now, and still lies on disk."""
+    known = project.catalogue.stage(stage)
+    return known is not None and known[0] == digest_inputs(project, stage) and _is_there(project, stage, known[1])
 
 
 def digest_inputs(project: Project, stage: str) -> str:
@@ -136,11 +148,15 @@ class Summary:
     """What ``quickstart`` made, and what to do next."""
 
     phrase: str
+    project: str  # its folder
     model: str
     manifest: str
     report: str
     yaml: str
     yaml_checked: bool
+    device: str  # its host name
+    board: str
+    substitutions: Mapping[str, str]
     rates: str
     trial: tuple[str, ...]
     advice: tuple[str, ...]
@@ -163,45 +179,93 @@ class Summary:
             f"  report    {self.report}",
             f"  ESPHome   {self.yaml} ({checked})",
         ]
-        lines += ["", *self.advice]
+        lines += ["", *self._next(), "", *self.advice]
         lines += ["", f"{self.duration_s / 60:.1f} minutes, {self.peak_memory_mb:.0f} MB of memory at the most"]
         return "\n".join(lines)
+
+    def _next(self) -> list[str]:
+        from mww_ha.deploy.boards import find_board
+
+        given = "".join(f" --substitute {shlex.quote(f'{key}={value}')}" for key, value in self.substitutions.items())
+        add = f"  mww-ha devices add {self.device} --template {self.board}{given}   (others: mww-ha devices templates)"
+        way = way_into(Path(self.project))
+        first = [f"  {way}", add] if way else [add]
+        if not find_board(self.board).complete:
+            return [
+                "Onto your satellite, whose own YAML includes the one above:",
+                *first,
+                f"  mww-ha render --device {self.device}   (says what to add to its own YAML)",
+            ]
+        flash = f"  mww-ha flash --device {self.device}"
+        return [
+            "Onto your satellite, once your Wi-Fi stands in the secrets.yaml beside it:",
+            *first,
+            f"{flash} --serial /dev/ttyACM0   (by cable the first time, then without --serial)",
+        ]
 
 
 def quickstart(
     root: Path,
     phrase: str,
     *,
-    language: str = "en",
-    effort: str = "quick",
+    language: str | None = None,
+    effort: str | None = None,
     board: str = "generic-s3",
     name: str = "satellite",
+    substitutions: Mapping[str, str] | None = None,
     overrides: Mapping[str, str] | None = None,
     report: ProgressSink = no_progress,
 ) -> Summary:
-    """From a phrase to a model, a report and YAML; then lets the model hear an unknown voice and a confusable."""
+    """From a phrase to a model, a report and YAML; then lets the model hear an unknown voice and a confusable.
+
+    Raises what is wrong with the device or a setting before anything is made: InputError, ConfigError.
+    """
     from mww_ha import deploy
+    from mww_ha.devices.known import clean_host_name
 
     started = time.monotonic()
+    given = dict(substitutions or {})
+    device = clean_host_name(name)
+    deploy.plan.check_device(Device(name=device, template=board, substitutions=given))
+    existed = (root / PROJECT_FILE).exists()
+    if not existed:  # a wrong setting leaves no project behind
+        resolve({"phrase": phrase}, overrides, where="the command line")
     create_project(root, phrase, language=language, effort=effort).catalogue.close()
+    if existed:
+        report(Progress(stage="quickstart", message=f"{root} is a project for it already: going on with that one"))
     project = open_project(root, overrides)
     results = run(project, report=report)
     model = results["export"]
     manifest_path = project.root / model["manifest_path"]
-    rendered = deploy.run(project, board=board, name=name, manifest_path=manifest_path, report=report)
+    rendered = deploy.run(
+        project, board=board, name=device, substitutions=given, manifest_path=manifest_path, report=report
+    )
     return Summary(
         phrase=project.settings.phrase,
+        project=str(project.root.resolve()),
         model=model["id"],
         manifest=str(manifest_path),
         report=str(project.root / results["evaluate"]["path"]),
         yaml=str(rendered.yaml_path),
         yaml_checked=rendered.checked,
+        device=device,
+        board=board,
+        substitutions=given,
         rates=results["evaluate"]["summary"],
         trial=try_out(project, model),
         advice=_advise(project),
         duration_s=time.monotonic() - started,
         peak_memory_mb=_peak_memory_mb(),
     )
+
+
+def way_into(root: Path) -> str:
+    """The ``cd`` after which commands find the project at ``root`` by themselves; empty: they do already."""
+    here, folder = Path.cwd(), root.resolve()
+    with contextlib.suppress(ProjectError):
+        if find_project(here).resolve() == folder:
+            return ""
+    return f"cd {shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))}"
 
 
 TRIED = 4
@@ -251,7 +315,7 @@ def _advise(project: Project) -> tuple[str, ...]:
         lines.append("This model has heard synthesized voices only: it is a start. What would help, in this order:")
         lines.append("  record your family saying it:  mww-ha import FOLDER --label wake --speaker NAME")
     engines = {c.speaker.partition(":")[0] for c in clips if c.label is Label.WAKE and c.origin is Origin.SYNTHESIZED}
-    if "piper" not in engines:
+    if not {"piper", "wyoming", "home_assistant"} & engines:
         lines.append("  a natural voice with many speakers:  mww-ha voices download")
     if not any(c.label is Label.NOISE for c in clips):
         lines.append("  real backgrounds (all of these are synthesized):  mww-ha corpora list")

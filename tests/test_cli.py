@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,12 +19,14 @@ from typing import NamedTuple
 import click
 import pytest
 
-from mww_ha import __version__, doctor
+from mww_ha import __version__, doctor, pipeline
 from mww_ha import cli as command_line
+from mww_ha.devices.known import clean_host_name
 from mww_ha.errors import DataError, MwwError
 from mww_ha.progress import PLAIN_EVERY_S, JsonView, LiveView, PlainView, duration
 from mww_ha.schema import Clip, Label, Origin, Progress
 from mww_ha.store import Project
+from mww_ha.web.service import STATE_DIR, StateFolder
 
 ROOT = Path(__file__).parent.parent
 
@@ -214,11 +218,62 @@ def test_a_defect_of_ours_is_one_line_and_its_traceback_is_in_a_file(
     assert "ZeroDivisionError: division by zero" in log.read_text()
 
 
+@pytest.mark.parametrize("place", ["/dev/null/x", "/proc/x"])
+def test_a_place_where_no_folder_can_be_is_the_users_to_mend(ask: Ask, place: str):
+    answer = ask("new", "hey kitchen", "--project", place)
+    assert (answer.code, f"cannot write {place}/project.yaml: " in answer.err) == (8, True)
+    assert "name another place" in answer.err
+
+
+def test_settings_that_may_not_be_read_are_the_users_to_mend(
+    ask: Ask, project: Project, monkeypatch: pytest.MonkeyPatch
+):
+    whole = Path.read_text
+
+    def read_text(path: Path, *args: str, **options: str) -> str:
+        if path.name == "project.yaml":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    for command in (["run"], ["clips"]):
+        answer = ask(*command, "--project", str(project.root))
+        assert answer.code == 2
+        assert f"{project.root / 'project.yaml'} cannot be read: Permission denied" in answer.err
+        assert "check owner and permissions" in answer.err
+    told = ask("doctor", "--project", str(project.root))
+    assert told.code == 1
+    assert "project.yaml cannot be read" in told.out
+    assert not list(project.root.glob("mww-ha-crash-*"))
+
+
+@pytest.mark.parametrize("content", [b"no database, but a text\n" * 1000, None])
+def test_a_catalogue_that_is_damaged_leads_to_the_doctor(ask: Ask, project: Project, content: bytes | None):
+    project.catalogue.close()
+    for path in project.root.glob("catalogue.sqlite-*"):
+        path.unlink()
+    path = project.root / "catalogue.sqlite"
+    path.write_bytes(content or path.read_bytes()[:4096] + b"\xff" * 90_000)  # found only when rows are read
+    for command in (["clips"], ["run"]):
+        answer = ask(*command, "--project", str(project.root))
+        assert answer.code == 8
+        assert f"{path} is damaged: " in answer.err
+        assert "mww-ha doctor" in answer.err
+    assert ask("doctor", "--project", str(project.root)).code == 1
+    assert not list(project.root.glob("mww-ha-crash-*"))
+
+
+def test_what_the_system_denies_is_named(ask: Ask, failing: Callable[[BaseException], None]):
+    failing(PermissionError(errno.EACCES, "Permission denied", "/somewhere/a.wav"))
+    answer = ask("fail")
+    assert (answer.code, "cannot use /somewhere/a.wav: Permission denied" in answer.err) == (8, True)
+
+
 def test_a_missing_part_names_the_extra_that_brings_it(ask: Ask, failing: Callable[[BaseException], None]):
     failing(ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow.python"))
     answer = ask("fail")
     assert answer.code == 4
-    assert "mww-ha[train]" in answer.err
+    assert "pip install '.[train]'" in answer.err
 
 
 def test_a_reader_that_goes_away_is_no_error():
@@ -309,10 +364,68 @@ def test_new_makes_a_project_in_a_folder_named_after_the_phrase(ask: Ask, tmp_pa
     assert "language: de" in (tmp_path / "hey_kuche" / "project.yaml").read_text()
 
 
+def test_new_says_that_a_project_exists_already_and_with_what(ask: Ask, tmp_path: Path):
+    assert "exists already" not in ask("new", "Hey Küche", "--language", "de", "--effort", "good").out
+    again = ask("new", "Hey Küche")
+    assert "exists already, with language de and effort good" in again.out
+    assert json.loads(ask("new", "Hey Küche", "--json").out)["result"]["existed"] is True
+    refused = ask("new", "Hey Küche", "--effort", "best")
+    assert (refused.code, refused.out) == (2, "")
+    assert "effort good, and best is asked for" in refused.err
+    assert "--set effort=best" in refused.err
+    assert "effort: good" in (tmp_path / "hey_kuche" / "project.yaml").read_text()
+
+
 def test_new_refuses_a_phrase_with_nothing_to_say(ask: Ask, tmp_path: Path):
     assert ask("new", "  ").code == 2
     assert ask("new", "?!").code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_of_a_run_says_how_to_get_into_the_project(ask: Ask, project: Project, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: {"export": {"manifest_path": "models/m.json"}})
+    told = ask("run", "--project", str(project.root))
+    assert told.out.splitlines()[-1].startswith("next: cd project, then mww-ha devices add kitchen")
+    monkeypatch.chdir(project.root)
+    assert ask("run").out.splitlines()[-1].startswith("next: mww-ha devices add kitchen")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--board", "nope"], ["no board is called 'nope'", "known boards: generic-s3"]),
+        (["--board", "generic-s33"], ["did you mean generic-s3?"]),
+        (["--board", "own"], ["the board own needs mic_id", "--substitute mic_id=..."]),
+        (["--board", "own", "--substitute", "mic_id=a", "--substitute", "mic_gian=4"], ["did you mean mic_gain?"]),
+        (["--name", "../x"], ["is a path, not a device name"]),
+        (["--name", ""], ["holds no letter or digit"]),
+        (["--name", "a" * 32], ["32 characters", "ESPHome allows 31"]),
+        (["--set", "train.steps=0"], ["--set: train.steps is 0"]),
+    ],
+)
+def test_quickstart_says_what_is_wrong_with_the_device_before_it_makes_anything(
+    ask: Ask, tmp_path: Path, options: list[str], words: list[str]
+):
+    answer = ask("quickstart", "hey kitchen", *options)
+    assert (answer.code, answer.out) == (2, "")
+    for word in words:
+        assert word in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_device_of_a_quickstart_is_named_after_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    names = {
+        tmp_path / "hey_kitchen": "hey-kitchen",
+        tmp_path / "Küche Süd": "kuche-sud",
+        tmp_path / "a_very_long_phrase_for_a_kitchen_and_more": "a-very-long-phrase-for-a-kitche",
+        tmp_path / "123456789_123456789_123456789__x": "123456789-123456789-123456789-x",
+        tmp_path / "厨房": "wake-word",
+    }
+    assert {root: command_line._device_name(root) for root in names} == names
+    assert all(clean_host_name(name) == name for name in names.values())
+    (tmp_path / "hall").mkdir()
+    monkeypatch.chdir(tmp_path / "hall")
+    assert command_line._device_name(Path()) == "hall"
 
 
 def test_runs_are_listed_and_two_are_compared_by_what_differs(ask: Ask, project: Project):
@@ -483,6 +596,27 @@ def test_doctor_does_not_load_tensorflow():
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
+def test_doctor_sees_an_esphome_that_lives_in_an_environment_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = doctor.importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in ("esphome", "tensorflow"):
+            raise doctor.importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert states(doctor.examine(None))["esphome"] == "gap"
+    (tmp_path / "esphome").write_text("#!/bin/sh\n")
+    (tmp_path / "esphome").chmod(0o755)
+    monkeypatch.setenv("MWW_HA_TRAINING_DIR", str(tmp_path / "training"))
+    found = {item.name: item for item in doctor.examine(None)}
+    assert found["esphome"].found == f"{tmp_path}/esphome, in an environment of its own"
+    assert "mww-ha training install" in found["tensorflow"].way_out
+
+
 def test_doctor_notices_a_lost_and_a_stray_sound_file(project: Project):
     (project.audio_dir / "ab").mkdir(parents=True)
     for name in ("kept", "stray"):
@@ -496,6 +630,38 @@ def test_doctor_notices_a_lost_and_a_stray_sound_file(project: Project):
     assert "stray.flac" in found["stray files"].found
 
 
+def test_doctor_reads_the_devices_and_names_what_is_wrong_with_one(project: Project):
+    assert "devices" not in {item.name for item in doctor.examine(project.root)}
+    project.devices_path.write_text("kitchen:\n  template: generic-s3\n")
+    [item] = [item for item in doctor.examine(project.root) if item.name == "devices"]
+    assert (item.state, item.found) == ("ok", f"{project.devices_path}: kitchen")
+    project.devices_path.write_text("kitchen:\n  template: generic-s3\n  adress: 192.0.2.1\n")
+    [item] = [item for item in doctor.examine(project.root) if item.name == "devices"]
+    assert item.state == "broken"
+    assert "adress" in item.found
+    assert "address" in item.way_out
+
+
+def test_doctor_notices_a_lost_and_a_stray_capture(project: Project):
+    (project.captures_dir / "ab").mkdir(parents=True)
+    (project.captures_dir / "ab" / "stray.wav").write_bytes(b"sound")
+    found = {item.name: item for item in doctor.examine(project.root)}
+    assert "stray.wav" in found["stray files"].found
+
+
+def test_doctor_notices_a_damaged_queue_of_the_service(project: Project):
+    assert "service" not in states(doctor.examine(project.root))
+    state = StateFolder(project.root / STATE_DIR)
+    state.open().close()
+    state.close()
+    assert states(doctor.examine(project.root))["service"] == doctor.OK
+    path = project.root / STATE_DIR / "service.sqlite"
+    path.write_bytes(path.read_bytes()[:5000] + bytes(100_000))
+    broken = next(item for item in doctor.examine(project.root) if item.name == "service")
+    assert broken.state == doctor.BROKEN
+    assert "mww-ha serve makes a new token" in broken.way_out
+
+
 def test_doctor_notices_a_damaged_catalogue_and_exits_with_1(ask: Ask, project: Project):
     project.catalogue.close()
     for path in project.root.glob("catalogue.sqlite-*"):
@@ -506,3 +672,45 @@ def test_doctor_notices_a_damaged_catalogue_and_exits_with_1(ask: Ask, project: 
     assert answer.code == 1
     assert "broken catalogue" in answer.out
     assert "keep a copy" in answer.out
+
+
+def test_doctor_tells_a_missing_project_that_was_named(ask: Ask, tmp_path: Path):
+    assert "broken" not in ask("doctor").out
+    for place, says in (("nowhere", "there is no folder nowhere"), (".", "no project.yaml in .")):
+        answer = ask("doctor", "--project", place)
+        assert answer.code == 1
+        assert f"broken project: {says}\n" in answer.out
+        assert f'mww-ha new "hey kitchen" --project {place}' in answer.out
+    assert "project" not in states(doctor.examine(tmp_path)), "the service may have none yet"
+
+
+@pytest.mark.parametrize("code", ["SQLITE_READONLY_DIRECTORY", "SQLITE_CANTOPEN"])
+def test_doctor_tells_a_missing_permission_from_damage(project: Project, monkeypatch: pytest.MonkeyPatch, code: str):
+    state = StateFolder(project.root / STATE_DIR)
+    state.open().close()
+    state.close()
+
+    def connect(*_: object, **__: object) -> None:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = getattr(sqlite3, code)
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    found = {item.name: item for item in doctor.examine(project.root)}
+    for name in ("catalogue", "service"):
+        assert found[name].state == "broken"
+        assert "was not looked at" in found[name].found
+        assert "nothing is known to be damaged; run it as " in found[name].way_out
+
+
+def test_doctor_names_a_folder_that_it_may_not_look_into(project: Project, monkeypatch: pytest.MonkeyPatch):
+    whole = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.is_relative_to(project.root):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    [item] = [item for item in doctor.examine(project.root) if item.name == "project"]
+    assert (item.state, item.found) == ("broken", f"{project.root} may not be looked into")
