@@ -1,0 +1,11 @@
+export { LitElement, html, svg, nothing, noChange } from "lit";
+export { repeat } from "lit/directives/repeat.js";
+export { live } from "lit/directives/live.js";
+export { ref, createRef } from "lit/directives/ref.js";
+export { classMap } from "lit/directives/class-map.js";
+export { ifDefined } from "lit/directives/if-defined.js";
+export { guard } from "lit/directives/guard.js";
+export { keyed } from "lit/directives/keyed.js";
+export { until } from "lit/directives/until.js";
+export { virtualize, virtualizerRef } from "@lit-labs/virtualizer/virtualize.js";
+export type { TemplateResult, PropertyDeclarations, PropertyValues, ReactiveController, ReactiveControllerHost } from "lit";
