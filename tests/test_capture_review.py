@@ -52,9 +52,11 @@ def add(project: Project, samples: np.ndarray, name: str = "a-1", *, after_s: fl
     }
     values |= fields
     capture = Capture(id=digest([values["device"], name]), **values)
-    if samples.size:
-        audio.write_flac(project.root / capture.path, samples, durable=False)
-    project.catalogue.add_capture(capture)
+    # One transaction, as the intake: a service that starts deletes sound that no row names.
+    with project.catalogue.transaction():
+        if samples.size:
+            audio.write_flac(project.root / capture.path, samples, durable=False)
+        project.catalogue.add_capture(capture)
     return capture
 
 
