@@ -5,6 +5,7 @@ No Docker runs here: what the Dockerfile does is done in a Debian root of its ow
 
 from __future__ import annotations
 
+import base64
 import copy
 import re
 import shutil
@@ -345,15 +346,29 @@ def test_the_dockerfile_takes_nothing_from_outside_of_its_folder(built: Path):
 
 def test_the_folder_holds_what_the_supervisor_shows_and_builds_of(built: Path):
     names = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
-    pictures = {path.relative_to(ROOT / "addon").as_posix() for path in tracked("addon/pictures")}
-    assert "pictures/home.png" in pictures
     wheel = f"mww_ha-{__version__}-py3-none-any.whl"
     assert names == {
         "CHANGELOG.md", "DOCS.md", "Dockerfile", "README.md", "apparmor.txt", "config.yaml", "icon.png", "logo.png",
         "requirements-esphome.lock", "requirements.lock", "translations/de.yaml", "translations/en.yaml", wheel,
-        *pictures,
     }  # fmt: skip
     assert find_faults(yaml.safe_load((built / "config.yaml").read_text())) == []
+
+
+def test_the_documentation_carries_its_pictures(built: Path):
+    """Home Assistant's Markdown keeps an image that is a data address and drops the address of a local one."""
+    written = (ROOT / "addon" / "DOCS.md").read_text("utf-8")
+    pictures = re.findall(r"!\[.+\]\((pictures/.+\.png)\)", written)
+    assert len(pictures) >= 2
+    carried = (built / "DOCS.md").read_text("utf-8")
+    assert "](pictures/" not in carried
+    for picture in pictures:
+        name = Path(picture).stem
+        assert f"][{name}]" in carried
+        [found] = re.findall(rf"^\[{name}\]: data:image/png;base64,(\S+)$", carried, re.MULTILINE)
+        assert base64.b64decode(found) == (ROOT / "addon" / picture).read_bytes()
+    assert (built / "DOCS.md").stat().st_size < 500_000
+    with pytest.raises(SystemExit, match="panel_pictures"):
+        build_addon.carry_pictures("![x](pictures/no-such.png)", ROOT / "addon")
 
 
 def test_the_wheel_holds_every_file_of_the_package_and_the_templates(built: Path):

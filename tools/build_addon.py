@@ -8,6 +8,7 @@ library only, but pip fetches what builds a wheel.
 from __future__ import annotations
 
 import argparse
+import base64
 import re
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "addon"
 DEFAULT = ROOT / ".addon" / "mww_ha"  # below a dot: a config.yaml elsewhere would be taken for a second app
-_NOT_CARRIED = ("*.svg", "*.whl")  # drawings, and wheels of older builds
+_NOT_CARRIED = ("*.svg", "*.whl", "pictures")  # drawings, wheels of older builds, and what the documentation carries
+_PICTURE = re.compile(r"!\[([^\]]*)\]\((pictures/[\w-]+\.png)\)")
 
 
 def build_wheel(folder: Path) -> Path:
@@ -33,6 +35,28 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
+def carry_pictures(text: str, folder: Path) -> str:
+    """Markdown with its pictures, PNG files below ``folder``, inside it: Home Assistant shows no local files.
+
+    They stand at the end, so that the text can still be read as text. Raises SystemExit for one that is missing.
+    """
+    names: list[str] = []
+    for _, name in _PICTURE.findall(text):
+        if name not in names:
+            names.append(name)
+    if not names:
+        return text
+    text = _PICTURE.sub(lambda found: f"![{found[1]}][{Path(found[2]).stem}]", text)
+    lines = []
+    for name in names:
+        try:
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            sys.exit(f"build-addon: {folder / name}: {error.strerror}\n  tools/panel_pictures.py makes it")
+        lines.append(f"[{Path(name).stem}]: data:image/png;base64,{base64.b64encode(content).decode('ascii')}")
+    return text.rstrip("\n") + "\n\n" + "\n".join(lines) + "\n"
+
+
 def build(to: Path) -> Path:
     """Puts the app at ``to``, in place of an older build of it, and returns ``to``. Raises SystemExit."""
     to = to.absolute()
@@ -42,6 +66,8 @@ def build(to: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=".build-addon-", dir=to.parent) as place:
         made = Path(place) / "app"
         shutil.copytree(SOURCE, made, ignore=shutil.ignore_patterns(*_NOT_CARRIED))
+        docs = made / "DOCS.md"
+        docs.write_text(carry_pictures(docs.read_text(encoding="utf-8"), SOURCE), encoding="utf-8")
         build_wheel(made)
         if to.exists():
             shutil.rmtree(to)
