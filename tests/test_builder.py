@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 import ssl
 import subprocess
@@ -40,7 +41,7 @@ from mww_ha.schema import Device, Progress, no_progress
 
 OTA_PASSWORD = "ota-word-8c1"
 SECRETS = f"wifi_ssid: home\nmww_ota_password: {OTA_PASSWORD}\nmww_api_encryption_key: not-used-here\n"
-QUICK = Timeouts(connect_s=2, answer_s=10, compile_s=20, upload_s=20, reconnect_s=1)
+QUICK = Timeouts(connect_s=10, answer_s=30, compile_s=60, upload_s=60, reconnect_s=5)
 
 needs_classic = pytest.mark.skipif(
     not dashboards.has_classic_dashboard(), reason="no ESPHome up to 2026.6, which has a dashboard, is installed"
@@ -106,10 +107,10 @@ def rendered(tmp_path: Path) -> Path:
 
 def state_when(api_port: int, wake_model: str) -> DeviceState:
     """What the device says once it says ``wake_model``."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while True:
         try:
-            state = asyncio.run(read_state("127.0.0.1", port=api_port, timeout_s=3))
+            state = asyncio.run(read_state("127.0.0.1", port=api_port))
         except DeviceUnreachableError:
             state = None
         if state and state.wake_model == wake_model:
@@ -413,15 +414,29 @@ def test_a_job_goes_on_when_the_connection_ends_and_no_line_is_told_twice(record
 
 def test_a_builder_that_stays_away_in_the_middle_of_a_job_is_told(recording: Recording, rendered: Path):
     recording.breaks_after = [1] * 1000
+    impatient = dataclasses.replace(QUICK, reconnect_s=1)
     with serve(recording.app) as url, pytest.raises(FlashError, match="was lost") as lost:
-        Builder(url, timeouts=QUICK).upload(firmware(rendered), no_progress)
+        Builder(url, timeouts=impatient).upload(firmware(rendered), no_progress)
     assert "bootable" in lost.value.hint
+
+
+def test_how_long_a_builder_may_be_gone_is_counted_anew_each_time(recording: Recording, rendered: Path):
+    recording.breaks_after = [2, 4, 6]
+    pause_s = 0.3
+
+    def slowly(progress: Progress) -> None:
+        if progress.message:
+            time.sleep(pause_s)  # each break comes longer after the first than a builder may be gone
+
+    with serve(recording.app) as url:
+        Builder(url, timeouts=dataclasses.replace(QUICK, reconnect_s=1)).upload(firmware(rendered), slowly)
+    assert recording.asked.count("firmware/follow_job") == 4
 
 
 def test_a_job_that_never_ends_is_cancelled_there(recording: Recording, rendered: Path):
     recording.stands_still = True
     with serve(recording.app) as url, pytest.raises(FlashError, match="did not finish the upload within 1 s"):
-        Builder(url, timeouts=Timeouts(answer_s=5, upload_s=1)).upload(firmware(rendered), no_progress)
+        Builder(url, timeouts=Timeouts(answer_s=30, upload_s=1)).upload(firmware(rendered), no_progress)
     assert recording.asked[-1] == "firmware/cancel"
 
 
@@ -449,7 +464,7 @@ def test_ctrl_c_in_the_middle_of_an_upload_cancels_it_there(recording: Recording
             if "OTA successful" in line or "Successfully uploaded" in line:
                 break
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=20)
+        _, said = child.communicate(timeout=60)
     assert said.rstrip().endswith("KeyboardInterrupt")
     assert recording.asked[-1] == "firmware/cancel"
 

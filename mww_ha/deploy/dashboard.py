@@ -459,7 +459,7 @@ class DeviceBuilder:
         loop = asyncio.get_running_loop()
         while True:
             end: dict[str, Any] = {}
-            heard = 0
+            heard, before = 0, told
 
             def hear(event: str, data: Any) -> None:
                 nonlocal heard, told, end
@@ -480,7 +480,8 @@ class DeviceBuilder:
             except (FlashError, aiohttp.ClientError, ConnectionError):
                 if end:
                     return end
-                until = until or loop.time() + self._web.timeouts.reconnect_s
+                if until is None or told > before:  # it had been back
+                    until = loop.time() + self._web.timeouts.reconnect_s
                 if loop.time() > until:
                     raise
                 await self._socket.close()
