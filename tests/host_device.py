@@ -94,7 +94,7 @@ class HostDevice:
                 env={**os.environ, "HOME": str(self.home)},  # where it keeps its preferences
                 start_new_session=True,
             )
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             assert self._process.poll() is None, self.log()[-2000:]
             with socket.socket() as probe:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import secrets
+import select
 import socket
 import threading
 import time
@@ -162,6 +163,58 @@ class OtaReceiver:
             time.sleep(self.block_delay_s)
             peer.sendall(b"\x47")
         return bytes(update)
+
+
+class Valve:
+    """A port that passes at most ``most`` bytes on to ``port``: an upload stays in its middle until the device is gone.
+
+    A context manager; ``at`` is the port to send to. It ends a connection when the other side of it has ended.
+    """
+
+    def __init__(self, port: int, most: int) -> None:
+        self.port, self.most = port, most
+        self._closing = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.05)
+        self.at = int(self._listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            try:
+                uploader, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            with uploader, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as device:
+                self._pass_on(uploader, device)
+
+    def _pass_on(self, uploader: socket.socket, device: socket.socket) -> None:
+        left = self.most
+        uploader.settimeout(10)
+        while not self._closing.is_set():
+            readable, _, _ = select.select([device, uploader] if left else [device], [], [], 0.05)
+            if device in readable:
+                answer = device.recv(65_536)
+                if not answer:
+                    return
+                uploader.sendall(answer)
+            if uploader in readable:
+                piece = uploader.recv(min(left, 65_536))
+                if not piece:
+                    return
+                device.sendall(piece)
+                left -= len(piece)
 
 
 def _read(peer: socket.socket, count: int) -> bytes:
