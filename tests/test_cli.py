@@ -295,26 +295,49 @@ def test_a_full_disk_is_said():
     assert "Traceback" not in err
 
 
+_SLOW_IMPORT = """
+import sys, time
+from mww_ha import cli
+from mww_ha.record import files
+
+def slowly(*given, whole=files._import_file):
+    time.sleep(0.02)
+    return whole(*given)
+
+files._import_file = slowly
+cli.main(sys.argv[1:])
+"""
+"""Twelve seconds for 600 files: who stops it may be late."""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_import_keeps_what_it_has_and_goes_on_when_started_again(
     project: Project, tmp_path: Path, number: signal.Signals
 ):
     write_wavs(tmp_path / "clips", 600, seconds=0.3)
     arguments = ["import", str(tmp_path / "clips"), "--label", "noise", "--project", str(project.root), "--json"]
-    process = start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_IMPORT, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line).get("done", 0) > 0:
             break
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert json.loads(out.splitlines()[-1])["type"] == "error"
     assert "run the same command again" in err
     assert "Traceback" not in err
     before = {clip.id for clip in project.catalogue.clips()}
     assert len(before) < 600
-    again = subprocess.run(process.args, capture_output=True, text=True, check=True, cwd=ROOT)
+    again = subprocess.run(
+        [sys.executable, "-m", "mww_ha", *arguments], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     result = json.loads(again.stdout.splitlines()[-1])["result"]
     assert result["added"] + result["known"] == 600
     assert before <= {clip.id for clip in project.catalogue.clips()}
@@ -322,13 +345,17 @@ def test_a_stopped_import_keeps_what_it_has_and_goes_on_when_started_again(
 
 
 _WAITING = """
-import sys, time
+import os, sys, time
+from pathlib import Path
 from mww_ha import cli, workers
+
+def wait_in(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(120)
 
 @cli.cli.command("wait")
 def wait():
-    print("started", flush=True)
-    for _ in workers.run_tasks(time.sleep, [(60,)] * 2, processes=2):
+    for _ in workers.run_tasks(wait_in, [(sys.argv[1],)] * 2, processes=2):
         pass
 
 if __name__ == "__main__":
@@ -339,22 +366,24 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_does_not_wait_for_what_the_workers_are_at(tmp_path: Path, number: signal.Signals):
     (tmp_path / "waiting.py").write_text(_WAITING)
+    at_work = tmp_path / "at work"
+    at_work.mkdir()
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "waiting.py"],
+        [sys.executable, tmp_path / "waiting.py", at_work],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    time.sleep(3)  # the workers are up and at work
+    until = time.monotonic() + 60
+    while len(list(at_work.iterdir())) < 2 and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
     began = time.monotonic()
     process.send_signal(number)
-    _, err = process.communicate(timeout=50)
-    assert process.returncode == 130
+    out, err = process.communicate(timeout=100)
+    assert (len(list(at_work.iterdir())), process.returncode, out) == (2, 130, "")
     assert err == "mww-ha: stopped; run the same command again to go on\n"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_new_makes_a_project_in_a_folder_named_after_the_phrase(ask: Ask, tmp_path: Path):

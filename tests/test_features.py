@@ -164,6 +164,14 @@ def test_a_second_run_touches_nothing(prepared: Project) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
 def test_killed_work_goes_on_and_nothing_is_done_twice(prepared: Project) -> None:
     """The same frames by one process and by two, the same in one go and after a kill."""
     folder = feature_folder(prepared.root)
@@ -175,8 +183,12 @@ def test_killed_work_goes_on_and_nothing_is_done_twice(prepared: Project) -> Non
         until = time.monotonic() + 60
         while len(list(folder.glob("*-0*.json"))) < 2 and time.monotonic() < until:
             time.sleep(0.005)
+        workers = [int(pid) for pid in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()]
         child.kill()
-    time.sleep(0.5)  # its workers follow it
+    until = time.monotonic() + 60
+    while any(map(_is_running, workers)) and time.monotonic() < until:  # they follow it
+        time.sleep(0.02)
+    assert not any(map(_is_running, workers))
     done = {path: path.stat().st_mtime_ns for path in folder.glob("*-0*.json")}
     assert 2 <= len(done) < sum(name.endswith(".u16") for name in known)
     assert not (folder / "index.json").exists()

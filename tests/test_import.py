@@ -202,12 +202,12 @@ def test_an_import_that_was_killed_is_finished_by_the_next_one(project, tmp_path
         from mww_ha.record import files, people
         from mww_ha.schema import Label
         project = store.open_project(Path(sys.argv[1]))
-        slow = lambda path: time.sleep(0.005) or "ann"
+        slow = lambda path: time.sleep(0.04) or "ann"  # who kills it may be late
         files.import_folder(project, Path(sys.argv[2]), label=Label.WAKE, speaker=slow)
     """
     arguments = [sys.executable, "-c", textwrap.dedent(script), str(project.root), str(tmp_path / "in")]
     child = subprocess.Popen(arguments)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not project.catalogue.clips() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
