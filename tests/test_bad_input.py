@@ -24,7 +24,7 @@ def project(tmp_path):
 
 def sound(path, seconds=1.0, rate=16000, **kwargs):
     path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(abs(hash(path.name)) % 1000)
+    rng = np.random.default_rng(list(path.name.encode()))  # no two names share a sound
     soundfile.write(path, rng.normal(0, 0.1, round(seconds * rate)), rate, **kwargs)
     return path
 
