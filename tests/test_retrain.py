@@ -409,6 +409,14 @@ def after(retrained: tuple[Path, retrain.Proposal]) -> Iterator[Project]:
     made.catalogue.close()
 
 
+def test_training_lowers_the_loss(exported_root: Path) -> None:
+    log = exported_root / "runs" / read_run(exported_root)["id"] / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert rows[-1]["step"] == 60
+    assert rows[-1]["loss"] < 0.2 * rows[0]["loss"]
+    assert rows[-1]["loss"] <= min(row["loss"] for row in rows[:3])
+
+
 def test_without_a_model_or_enough_verdicts_nothing_is_done(project: Project, home: Project) -> None:
     with pytest.raises(DataError, match="no model") as caught:
         retrain.retrain(project)
