@@ -60,7 +60,7 @@ class Mosquitto:
             self._process = subprocess.Popen(
                 [find_mosquitto(), "-c", self._folder / "mosquitto.conf"], stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             assert self._process.poll() is None, (self._folder / "broker.log").read_text(encoding="utf-8")
             with socket.socket() as probe:
@@ -72,7 +72,7 @@ class Mosquitto:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def forget(self) -> None:

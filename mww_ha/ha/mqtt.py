@@ -411,7 +411,6 @@ class Entities:
                 )
                 # Again and again would look like an attack; somebody has to act.
                 self._set_state("refused")
-                self._client.disconnect()
             else:
                 self.last_error = self._unreachable(f"it answered with code {code}")
                 self._failed = True
@@ -506,8 +505,14 @@ class Entities:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(function, *values)
 
+        def connected(*told: Any) -> None:
+            code = _code(told[3])
+            if code in _REFUSALS:
+                client.disconnect()  # here, in its thread: that would knock again before a busy event loop hears of it
+            hand_over(self._connected, code)
+
         # Arguments differ between the releases of paho in what follows; these positions are the same.
-        client.on_connect = lambda *told: hand_over(self._connected, _code(told[3]))
+        client.on_connect = connected
         client.on_connect_fail = lambda *_: hand_over(self._connect_failed)
         client.on_disconnect = lambda *_: hand_over(self._disconnected)
         client.on_publish = lambda *told: hand_over(self._acknowledged, told[2])
