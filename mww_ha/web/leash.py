@@ -31,7 +31,10 @@ def run(command: list[str], grace_s: float, lock: int = -1) -> int:
     if control is not None:
         control(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what loses its parent becomes a child of ours
 
+    ignored = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
     def follow() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
         if control is not None:
             control(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # for the case that this very process is killed
 
@@ -41,14 +44,16 @@ def run(command: list[str], grace_s: float, lock: int = -1) -> int:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ignored)  # or one that comes before they are ignored ends the leash
     child = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=follow,  # noqa: PLW1509  this process has one thread: nothing is locked between fork and exec
     )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ignored:
         signal.signal(number, signal.SIG_IGN)  # after the start: what is ignored is inherited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
     watched, deadline = [0, wake_read], float("inf")
     while child.poll() is None:
         left = deadline - time.monotonic()
