@@ -69,6 +69,7 @@ class FakeHomeAssistant:
         self.deaf = False  # takes nothing in and answers no ping, as a machine that hangs
         self._open: list[_Link] = []
         self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -89,9 +90,13 @@ class FakeHomeAssistant:
         app.router.add_get("/api/tts_proxy/{name}", self._tts_proxy)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await self._site.start()
 
     async def stop(self) -> None:
+        if self._site is not None:  # first: who is thrown out comes back at once
+            await self._site.stop()
+            self._site = None
         for link in list(self._open):
             await link.end()
         if self._runner is not None:

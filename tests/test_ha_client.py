@@ -31,7 +31,7 @@ from mww_ha.errors import (
 )
 from mww_ha.ha.audio import Prompt, Take, capture_audio, record_takes
 from mww_ha.ha.client import Client, PipelineRun, Satellite, outcome_near, outcome_of
-from mww_ha.ha.connection import Access, find_access
+from mww_ha.ha.connection import CONNECT_S, Access, find_access
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 KITCHEN = Satellite(
@@ -61,10 +61,10 @@ def access(home: FakeHomeAssistant, token: str = TOKEN) -> Access:
 
 
 def quick(home: FakeHomeAssistant, **more: Any) -> Client:
-    return Client(access(home), **{"timeout_s": 5, "retry_first_s": 0.05, "retry_most_s": 0.2, **more})
+    return Client(access(home), **{"timeout_s": 30, "retry_first_s": 0.05, "retry_most_s": 0.2, **more})
 
 
-async def until(true: Callable[[], Any], limit_s: float = 5) -> None:
+async def until(true: Callable[[], Any], limit_s: float = 30) -> None:
     deadline = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < deadline, "it did not become so"
@@ -148,7 +148,7 @@ async def test_nothing_that_listens_is_said_at_once() -> None:
     with pytest.raises(HomeAssistantUnreachableError, match="cannot be reached"):
         async with Client(nowhere):
             pass
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < CONNECT_S, "nobody is waited for"
 
 
 @pytest.mark.parametrize(
@@ -337,12 +337,15 @@ async def test_whatever_is_cut_every_command_ends_and_every_subscription_goes_on
         await asyncio.gather(*others)
         assert outcomes.count("answered") > 100
         assert "cut" in outcomes
-        await until(lambda: client.state == "connected" and events.gaps == client.reconnects >= 10)
+        listening = lambda: [list(link.listening.values()) for link in home._open]  # noqa: E731
+        await until(lambda: client.state == "connected" and not client._waiting and listening() == [["mww_ha_test"]])
+        assert client.reconnects >= 10
+        assert 0 < events.gaps <= client.reconnects, "a connection may be cut before it is subscribed again"
         await home.fire("mww_ha_test", "still here")
         assert (await anext(events))["data"] == "still here"
         await until(lambda: not client._waiting)
         assert list(client._streams.values()) == client._lasting == [events]
-        assert [list(link.listening.values()) for link in home._open] == [["mww_ha_test"]]
+        assert listening() == [["mww_ha_test"]]
 
 
 async def test_a_machine_that_hangs_is_noticed(home: FakeHomeAssistant) -> None:
@@ -368,11 +371,11 @@ async def test_attempts_become_rarer_up_to_a_bound(monkeypatch: pytest.MonkeyPat
     client = Client(nowhere, patient=True, retry_first_s=0.05, retry_most_s=0.2)
     monkeypatch.setattr(client, "_connect", connect)
     async with server, client:
-        await until(lambda: len(attempts) >= 8, limit_s=20)
+        await until(lambda: len(attempts) >= 10)
     gaps = np.diff(attempts)
     assert gaps[0] >= 0.03
     assert gaps[-1] >= 0.13
-    assert gaps[-1] < 4
+    assert min(gaps[4:]) < 0.5, "without the bound the fifth took more"
 
 
 async def test_leaving_releases_everybody_who_waits_and_leaves_no_task(home: FakeHomeAssistant) -> None:
@@ -561,7 +564,7 @@ async def test_a_wake_word_is_intercepted_or_does_not_come(home: FakeHomeAssista
         return "hey kitchen"
 
     home.services["intercept"] = wake
-    assert await client.intercept_wake_word("assist_satellite.kitchen", 5) == "hey kitchen"
+    assert await client.intercept_wake_word("assist_satellite.kitchen", 30) == "hey kitchen"
     with pytest.raises(HomeAssistantAnswerError, match="Entity not found"):
         await client.intercept_wake_word("assist_satellite.hall", 5)
 
@@ -570,7 +573,7 @@ async def test_a_wake_word_is_intercepted_or_does_not_come(home: FakeHomeAssista
 
     home.services["intercept"] = busy
     with pytest.raises(HomeAssistantAnswerError, match="already in progress"):
-        await client.intercept_wake_word("assist_satellite.kitchen", 5)
+        await client.intercept_wake_word("assist_satellite.kitchen", 30)
 
 
 async def test_the_states_of_satellites_are_told_as_they_change(home: FakeHomeAssistant, client: Client) -> None:
@@ -583,7 +586,7 @@ async def test_the_states_of_satellites_are_told_as_they_change(home: FakeHomeAs
         return got
 
     watching = asyncio.create_task(two())
-    await until(lambda: any(message["type"] == "subscribe_events" for message in home.received))
+    await until(lambda: any("state_changed" in link.listening.values() for link in home._open))
     for id, state in [
         ("light.kitchen", "on"),
         ("assist_satellite.kitchen", "listening"),
@@ -680,7 +683,7 @@ def sound(pieces: int, size: int = 512) -> list[np.ndarray]:
 
 async def test_captured_audio_is_what_was_sent(home: FakeHomeAssistant, client: Client) -> None:
     sent = sound(50)
-    async with await capture_audio(client, "d1", 5) as capture:
+    async with await capture_audio(client, "d1", 30) as capture:
         for piece in sent:
             assert home.hear("d1", piece.astype("<i2").tobytes())
         home.hear("d1", None)
@@ -704,7 +707,7 @@ async def test_lost_audio_is_flagged_and_another_s_capture_ends_ours(home: FakeH
     "wrong", [{"rate": 8000}, {"width": 4}, {"channels": 2}, {"audio": "?"}, {"audio": "YQ=="}, {"audio": 1}]
 )
 async def test_audio_in_another_form_is_refused(home: FakeHomeAssistant, client: Client, wrong: dict[str, Any]) -> None:
-    async with await capture_audio(client, "d1", 5) as capture:
+    async with await capture_audio(client, "d1", 30) as capture:
         form = {"type": "audio", "rate": 16000, "width": 2, "channels": 1, "audio": "AAA="}
         await home._open[0].say({"id": capture._stream.id, "type": "event", "event": form | wrong})
         with pytest.raises(HomeAssistantAnswerError, match="audio"):
@@ -712,7 +715,7 @@ async def test_audio_in_another_form_is_refused(home: FakeHomeAssistant, client:
 
 
 async def test_a_capture_does_not_outlive_the_connection(home: FakeHomeAssistant, client: Client) -> None:
-    async with await capture_audio(client, "d1", 5) as capture:
+    async with await capture_audio(client, "d1", 30) as capture:
         home.hear("d1", b"\x01\x00")
         assert (await anext(capture)).tolist() == [1]
         home.cut()
@@ -753,7 +756,7 @@ class Room:
 
 
 async def record(client: Client, prompts: list[Prompt], **more: Any) -> list[Take]:
-    timing = {"pause_s": 0.01, "take_s": 5, "busy_s": 2, **more}
+    timing = {"pause_s": 0.01, "take_s": 30, "busy_s": 30, **more}
     return [take async for take in record_takes(client, KITCHEN, prompts, **timing)]
 
 

@@ -59,7 +59,7 @@ PACE = Pace(
     notice_every_s=0.1,
     join_after_s=0.1,
     devices_every_s=0.3,
-    device_timeout_s=3.0,
+    device_timeout_s=20.0,
     retry_first_s=0.05,
     retry_most_s=0.2,
 )
@@ -157,7 +157,7 @@ def configure(project: Project, home: FakeHomeAssistant | None = None, broker: M
     (project.root / "project.yaml").write_text("\n".join(lines) + "\n")
 
 
-async def until(true: Callable[[], Any], limit_s: float = 10) -> Any:
+async def until(true: Callable[[], Any], limit_s: float = 30) -> Any:
     deadline = time.monotonic() + limit_s
     while not (found := true()):
         assert time.monotonic() < deadline, "it did not become so"
@@ -166,7 +166,7 @@ async def until(true: Callable[[], Any], limit_s: float = 10) -> Any:
 
 
 async def state_of(site: Site, half: str, *states: str) -> dict[str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (found := (await site.get("/api/status"))["link"][half])["state"] not in states:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return dict(found)
@@ -241,7 +241,7 @@ async def test_home_assistant_may_come_late_go_and_come_back(
         assert told["state"] == "connecting"
         await home.start()
         await state_of(site, "home_assistant", "connected")
-        await until(lambda: "mww_ha_review" in notifications.shown)
+        await until(lambda: "mww_ha_review" in notifications.shown and home.fired)
         assert [name for name, _ in home.fired] == ["mww_ha_capture"], "told as soon as somebody listened"
         await home.stop()
         notifications.shown.clear()
@@ -260,6 +260,7 @@ async def test_captures_are_one_notification_that_goes_when_they_are_judged(
 ):
     configure(household, home)
     async with linked(household.root, pace=dataclasses.replace(PACE, notice_every_s=1.0)) as site:
+        began = time.monotonic()
         ids = [await capture(site, household)]
         await until(lambda: notifications.shown.get("mww_ha_review", ("",))[0] == "1 capture to review")
         for number in range(11):
@@ -270,7 +271,8 @@ async def test_captures_are_one_notification_that_goes_when_they_are_judged(
         )
         assert title == "12 captures to review"
         assert "hall: 5, kitchen: 7" in text
-        assert len(notifications.told) < 12, "not one for each"
+        assert len(notifications.told) <= 1 + (time.monotonic() - began), "not one for each: one a second"
+        await until(lambda: len(home.fired) >= 12)
         assert [(name, data["device"], data["kind"]) for name, data in home.fired][:1] == [
             ("mww_ha_capture", "kitchen", "detection")
         ]
@@ -292,6 +294,7 @@ async def test_a_new_model_is_told_until_it_is_flashed(
         title, text = await until(lambda: notifications.shown.get("mww_ha_model"))
         assert title == "A new wake word model is ready"
         assert text == f"{NEW} can be flashed. It hears more."
+        await until(lambda: home.fired)
         (event,) = [data for name, data in home.fired if name == "mww_ha_model_ready"]
         assert (event["model"], event["phrase"]) == (NEW, "hey kitchen")
         put_flash(household, "hall", NEW, at="2026-11-20")
@@ -309,7 +312,7 @@ async def test_a_failed_flash_is_told_until_one_succeeds(
         assert title == "Flashing kitchen failed"
         await site.wait((await site.order("flash", device="kitchen", dry_run=True))["id"])
         await site.wait((await site.order("flash", device="kitchen"))["id"])
-        await until(lambda: "mww_ha_flash" not in notifications.shown)
+        await until(lambda: "mww_ha_flash" not in notifications.shown and "mww_ha_flash_done" in dict(home.fired))
         fired = [(name, data["device"], data["kind"]) for name, data in home.fired if "flash" in name]
         assert fired == [("mww_ha_flash_failed", "kitchen", "flash"), ("mww_ha_flash_done", "kitchen", "flash")]
 
@@ -350,11 +353,12 @@ async def test_what_became_of_a_wake_up_is_a_hint_at_its_capture(household: Proj
     async with linked(household.root) as site:
         await state_of(site, "home_assistant", "connected")
         id = await capture(site, household, age_ms="0")
-        started = datetime.now(UTC) - timedelta(seconds=1)
+        captured = (await site.get(f"/api/captures/{id}"))["capture"]["captured_at"]
+        started = datetime.fromisoformat(captured) - timedelta(seconds=1)
         home.pipelines["p1"]["r1"] = run_events(started, satellite, code="stt-no-text-recognized")
         home.pipelines["p1"]["r2"] = run_events(started - timedelta(seconds=30), satellite)
         new_state = {"data": {"entity_id": satellite, "new_state": {"state": "idle"}}}["data"]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (detail := await site.get(f"/api/captures/{id}"))["capture"]["outcome"]:
                 await home.fire("state_changed", new_state)
                 await asyncio.sleep(0.1)
@@ -423,7 +427,7 @@ async def test_home_assistant_s_administrators_may_delete_and_nobody_else(househ
         async def may(user: str) -> bool:
             return bool((await site.get("/api/me", headers={"X-Remote-User-Id": user}))["may_change"])
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await may("anna"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert [await may(user) for user in ("berta", "guest", "gone", "nobody", "named")] == [
@@ -432,7 +436,7 @@ async def test_home_assistant_s_administrators_may_delete_and_nobody_else(househ
         asked = [message for message in home.received if message["type"] == "config/auth/list"]
         assert len(asked) == 1, "once a minute"
         await home.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await may("anna"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await may("named"), "who is named needs nobody's word"
