@@ -288,6 +288,22 @@ async def test_a_subscription_goes_on_after_a_cut_and_after_a_restart(home: Fake
         await anext(events)
 
 
+async def test_a_subscription_goes_on_also_where_home_assistant_is_too_busy_to_answer_at_first(
+    home: FakeHomeAssistant, client: Client
+) -> None:
+    async with await client.events("mww_ha_test") as events:
+        client._timeout_s = 0.3
+        home.mute.add("subscribe_events")
+        home.cut()
+        asked = len(home.received)
+        await until(lambda: sum(message["type"] == "subscribe_events" for message in home.received[asked:]) >= 2)
+        home.mute.clear()
+        await until(lambda: events.gaps == 1)
+        assert client.reconnects == 1
+        await home.fire("mww_ha_test", "still here")
+        assert (await anext(events))["data"] == "still here"
+
+
 async def test_a_patient_client_waits_for_a_home_assistant_that_comes_later(home: FakeHomeAssistant) -> None:
     await home.stop()
     changes: list[str] = []

@@ -32,7 +32,7 @@ from test_web import Site, upload
 
 from mww_ha.capture.tokens import make_token
 from mww_ha.config import HomeAssistantSettings, MqttSettings, Settings
-from mww_ha.devices.known import add_device
+from mww_ha.devices.known import add_device, update_device
 from mww_ha.errors import ConfigError
 from mww_ha.ha.client import Client, PipelineRun, Satellite
 from mww_ha.ha.connection import find_access
@@ -40,6 +40,7 @@ from mww_ha.schema import Capture, CaptureKind, Device, Exposure, Flash, Verdict
 from mww_ha.store import Project
 from mww_ha.web.app import Options, open_service
 from mww_ha.web.link import (
+    CAPTURE_SWITCH,
     Link,
     Pace,
     describe_notices,
@@ -534,6 +535,29 @@ async def test_the_switch_turns_captures_on_at_the_satellite_itself(
             await listener.say("mww_ha/hall/capture/set", "ON")
             assert (await site.get("/api/health"))["status"] == "ok"
             assert device.key_text not in json.dumps(await site.get("/api/status"))
+
+
+async def test_what_was_read_before_the_switch_was_turned_does_not_turn_it_back(household: Project):
+    update_device(household, "kitchen", capture_url="http://192.0.2.1:8098/api/captures")
+    asked: list[str] = []
+
+    class Slow(contextlib.AsyncExitStack):
+        async def values(self) -> dict[str, bool]:
+            link._capturing["kitchen"] = True  # while the answer is on its way
+            return {CAPTURE_SWITCH: False}
+
+    async def connect(name: str) -> Slow:
+        asked.append(name)
+        return Slow()
+
+    async with linked(household.root) as site:
+        link = Link(site.service, environ={}, pace=dataclasses.replace(PACE, devices_every_s=60.0))
+        link._connect = connect  # type: ignore[method-assign, assignment]
+        asking = asyncio.create_task(link._ask_devices())
+        await until(lambda: link._capturing)
+        await asyncio.sleep(0.1)
+        asking.cancel()
+        assert (asked, link._capturing) == (["kitchen"], {"kitchen": True})
 
 
 @needs_mosquitto

@@ -394,20 +394,21 @@ class Connection:
 
     async def _resubscribe(self) -> None:
         for stream in list(self._lasting):
-            if stream.id in self._streams:
-                continue
-            try:
-                await self._open(stream, self._timeout_s)
-                stream.gaps += 1
-                if stream not in self._lasting:
-                    await self.unsubscribe(stream)  # it was closed meanwhile
-            except HomeAssistantAnswerError as error:
-                # Just after a restart an integration may still be loading: the stream ends and says so.
-                if stream in self._lasting:
-                    self._lasting.remove(stream)
-                stream.fail(error)
-            except HomeAssistantUnreachableError:
-                return  # the connection is gone again; next time
+            while stream in self._lasting and stream.id not in self._streams:
+                try:
+                    await self._open(stream, self._timeout_s)
+                    stream.gaps += 1
+                    if stream not in self._lasting:
+                        await self.unsubscribe(stream)  # it was closed meanwhile
+                except HomeAssistantAnswerError as error:
+                    # Just after a restart an integration may still be loading: the stream ends and says so.
+                    if stream in self._lasting:
+                        self._lasting.remove(stream)
+                    stream.fail(error)
+                except HomeAssistantUnreachableError:
+                    if self.state != "connected":
+                        return  # the connection is gone again; next time
+                    await asyncio.sleep(self._retry_first_s)  # just after a restart it may be too busy to answer
 
     async def _connect(self) -> None:
         """Opens the socket and authenticates. Raises HomeAssistantUnreachableError, HomeAssistantRefusedError."""

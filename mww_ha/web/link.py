@@ -716,13 +716,15 @@ class Link:
         while True:
             devices = await self._service.ask(load_devices)
             for name in [name for name, device in devices.items() if device.capture_url]:
+                before = self._capturing.get(name)
                 try:
                     async with await self._connect(name) as device:
                         value = (await device.values()).get(CAPTURE_SWITCH)
                 except (DeviceError, InputError) as error:
                     logger.info("%s", error.message)
                     continue
-                if self._capturing.get(name) is not (value is True):
+                # Where the switch was turned meanwhile, what was read may be of before.
+                if self._capturing.get(name) is before is not (value is True):
                     self._capturing[name] = value is True
                     self._wake()
             await asyncio.sleep(self._pace.devices_every_s)
