@@ -33,7 +33,7 @@ async def open_session(*, tls: ssl.SSLContext | bool = True, **options: Any) -> 
         async with ClientSession(connector=TCPConnector(ssl=tls, socket_factory=sockets.make), **options) as session:
             yield session
     finally:
-        await sockets.wait_closed()
+        await sockets.wait_closed(GOODBYE_S)
 
 
 class OpenSockets:
@@ -54,7 +54,7 @@ class OpenSockets:
         """How many of them are open."""
         return sum(made.fileno() >= 0 for made in self._made)
 
-    async def wait_closed(self, timeout_s: float = GOODBYE_S) -> None:
+    async def wait_closed(self, timeout_s: float) -> None:
         """Returns when all are closed, or after ``timeout_s``: a server that is silent holds nothing up."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
