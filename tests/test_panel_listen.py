@@ -57,28 +57,33 @@ async def test_a_file_is_heard_exactly_as_the_command_line_hears_it(
 
 async def hear_live(root: Path, path: Path, wanted: int) -> list[float]:
     """When the page hears something in the file that its microphone plays once; ends with the ``wanted``-th."""
+    lit = False
     flags = (*FAKE, f"--use-file-for-fake-audio-capture={path}%noloop")
     async with opened_panel(root, flags=flags, permissions=["microphone"], new_token=True) as panel:
         page = panel.page
         await panel.go(f"listen?model={MODEL}")
         await page.click("button.big")
+        # Both are seen while it plays: the lamp goes out, and after the file there is nothing but silence.
+        await page.wait_for_function(
+            "() => { const { value } = document.querySelector('meter'); return value > 0 && value < 1; }"
+        )
         with contextlib.suppress(PageTimeoutError):
+            await page.wait_for_selector(".lamp.on", timeout=20_000)
+            lit = True
             for count in range(1, wanted + 1):
                 await page.wait_for_function(
                     "count => document.querySelectorAll('.live .detections li').length >= count",
                     arg=count,
                     timeout=20_000,
                 )
-        assert await page.is_visible(".lamp.on")
-        level = await page.eval_on_selector("meter", "one => one.value")
-        assert 0 < level < 1
         await panel.picture("listen-live-light")
         await panel.check_fits()
         await panel.check_reads_well()
         found = await detections(panel, ".live")
+        assert lit or not found, "the lamp goes on"
         await page.click("button.big")
         await page.wait_for_selector("button.big.primary")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while panel.site.service.listeners:  # noqa: ASYNC110  the service notices
                 await asyncio.sleep(0.02)
     return [time_s for time_s, _ in found]
@@ -89,7 +94,7 @@ async def test_a_microphone_is_heard_at_the_same_times_as_the_file_that_it_plays
     path.write_bytes(wav_of(whistles()))
     known = await asyncio.to_thread(listen.hear_file, path, home.models_dir / f"{MODEL}.json")
     wanted = np.array([d.time_s for d in known.detections])
-    for _ in range(2):  # on a busy machine Chromium's own microphone leaves sound out: then once more
+    for _ in range(4):  # on a busy machine Chromium's own microphone leaves sound out: then once more
         found = await hear_live(home.root, path, wanted.size)
         late = np.array(found) - wanted if len(found) == wanted.size else np.array([np.nan])
         if np.ptp(late) <= 0.15 and -1.5 < late.mean() < 0.3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import wave
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +86,7 @@ async def take_one(page: Page, key: str = " ") -> str:
         await heard(page, "level < -50")
         await page.keyboard.press(key)
         await page.wait_for_selector(".booth.recording, .booth.count")
-        await page.wait_for_selector(".booth.ready .verdict, .booth.done .verdict", timeout=20_000)
+        await page.wait_for_selector(".booth.ready .verdict, .booth.done .verdict", timeout=60_000)
         told = " ".join((await page.inner_text(".verdict")).split())
         if told == "Good.":
             break
@@ -101,8 +102,10 @@ async def take_well(page: Page, project: Project, sound: np.ndarray, key: str = 
     """As ``take_one``. On a busy machine Chromium's own microphone leaves sound out: then once more."""
     known = {clip.id for clip in project.catalogue.clips()}
     told = await take_one(page, key)
-    new = [clip for clip in project.catalogue.clips() if clip.id not in known]
-    if any(likeness(audio.read_samples(project.root / clip.path), sound) <= ALIKE for clip in new):
+    for _ in range(3):
+        new = [clip for clip in project.catalogue.clips() if clip.id not in known]
+        if all(likeness(audio.read_samples(project.root / clip.path), sound) > ALIKE for clip in new):
+            break
         told = await take_one(page, "r")
     return told
 
@@ -159,7 +162,7 @@ async def test_somebody_agrees_once_and_is_recorded_by_the_page(project: Project
         await page.keyboard.press(" ")
         await page.wait_for_selector(".booth.recording")
         await panel.picture("record-recording")
-        await page.wait_for_selector(".booth.ready .verdict.bad", timeout=15_000)
+        await page.wait_for_selector(".booth.ready .verdict.bad", timeout=60_000)
         assert "No word was heard" in await panel.text(".told")
         (session,) = [s for s in project.catalogue.sessions() if s.place == "from the door"]
         assert (session.taken, session.refused) == (0, 1)
@@ -219,12 +222,15 @@ async def record_two_through_a_lost_connection(project: Project, speech: Path) -
         await page.keyboard.press(" ")
         await page.wait_for_selector(".booth.recording")
         await panel.context.set_offline(True)
-        await page.wait_for_selector(".told .problem:has-text('The service does not answer')", timeout=15_000)
+        await page.wait_for_selector(".told .problem:has-text('The service does not answer')", timeout=60_000)
         await panel.context.set_offline(False)
         await page.check("label:has-text('Go on by itself') input")
         await page.click(".told .problem button")
-        await page.wait_for_selector("h2:has-text('All 2 takes of Anna are there')", timeout=40_000)
+        await page.wait_for_selector("h2:has-text('All 2 takes of Anna are there')", timeout=120_000)
         assert await page.evaluate("document.querySelector('.told')") is None
+        async with asyncio.timeout(30):
+            while sum(take["good"] for take in sent) < 2:  # noqa: ASYNC110  what was said of the last is still read
+                await asyncio.sleep(0.05)
     return sent
 
 
@@ -234,7 +240,7 @@ async def test_takes_go_on_by_themselves_at_the_browsers_own_rate_and_a_lost_con
     """Firefox connects a microphone to no other rate than its own; Chromium is made to do the same."""
     (project.root / "project.yaml").write_text("phrase: hey kitchen\nrecord: {take_s: 6.0}\n")
     sound = spoken_file(tmp_path / "speech.wav")
-    for _ in range(2):  # as take_well
+    for _ in range(4):  # as take_well
         people.note_consent(project, "Anna", noted_by="Ben")
         sent = await record_two_through_a_lost_connection(project, tmp_path / "speech.wav")
         kept = [likeness(audio.read_samples(project.root / clip.path), sound) for clip in project.catalogue.clips()]

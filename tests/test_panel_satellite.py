@@ -39,7 +39,7 @@ class Door:
 
 async def choose_satellite(panel: Panel) -> None:
     """Opens Anna's page once Home Assistant is connected, and chooses the kitchen's satellite."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await panel.site.get("/api/microphones"):  # noqa: ASYNC110  over HTTP
             await asyncio.sleep(0.05)
     await panel.go("record/Anna")

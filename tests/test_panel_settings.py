@@ -225,7 +225,7 @@ async def test_a_new_house_brings_its_project_along(household: Household, archiv
         await made.check_reads_well()
         await made.picture("setup-bring")
         await page.set_input_files(".bring input[type=file]", str(archive))
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             await setup.created.wait()
     brought = open_project(root)
     assert brought.catalogue.models()[0]["id"] == household.model
