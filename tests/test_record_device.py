@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import time
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -190,10 +191,10 @@ async def test_a_take_that_does_not_arrive_is_told_with_what_the_satellite_says(
     wish = Wish(session="s", phrase="hey kitchen", place="", first=True, seconds=0.3)
     called: list[bool] = []
     async with Connection("127.0.0.1", port=built.api_port) as connection:
-        async with WakeMicrophone(ask_here(home), connection, NAME, arrival_s=1.0) as microphone:
+        async with WakeMicrophone(ask_here(home), connection, NAME, arrival_s=3.0) as microphone:
             assert (await connection.values())["capture_wake_audio"] is True
             with pytest.raises(
-                DeviceError, match=r"did not arrive after 1 s; the satellite says: prompt [0-9a-f-]+: \w+"
+                DeviceError, match=r"did not arrive after 3 s; the satellite says: prompt [0-9a-f-]+: \w+"
             ):
                 await microphone.take(wish, lambda: called.append(True))
         assert called == [True]
@@ -216,19 +217,21 @@ async def test_a_muted_satellite_and_one_without_the_component_are_told_at_once(
 async def test_hours_of_a_device_are_counted_also_where_nothing_woke_it(built: Built, home: Project):
     admit_rendered(home)
     async with Connection("127.0.0.1", port=built.api_port) as connection:
+        began = time.monotonic()
         await connection.switch("capture_wake_audio", True)
         await asyncio.sleep(2)
         await connection.call("mute", muted=True)  # its hours are shown when something changes
         hours = await connection.wait_for("listening_hours", lambda value: isinstance(value, float) and value > 0)
         assert isinstance(hours, float)
-        async with open_service(home.root, Options(port=0, device_port=None)), asyncio.timeout(10):
+        listened_s = time.monotonic() - began
+        async with open_service(home.root, Options(port=0, device_port=None)), asyncio.timeout(60):
             while not home.catalogue.exposure():  # noqa: ASYNC110  another connection writes
                 await asyncio.sleep(0.05)
         await connection.switch("capture_wake_audio", False)
     assert home.catalogue.captures() == []
     found = {row.model: row.listening_s for row in home.catalogue.exposure()}
     assert found[""] == pytest.approx(hours * 3600, abs=0.1)
-    assert 1 < found[""] < 5
+    assert 1 < found[""] < listened_s + 3
 
 
 @pytest.mark.usefixtures("device")
@@ -243,7 +246,7 @@ async def test_the_service_records_a_satellite_takes_its_sound_in_and_gives_a_ta
             status, begun, _ = await site.ask("POST", "/api/recordings", json=body)
             assert status == 201, begun
             seen = set()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 while not (one := (await site.get("/api/recordings"))[0])["ended_at"]:
                     seen.add(one["state"])
                     await asyncio.sleep(0.05)
@@ -257,7 +260,7 @@ async def test_the_service_records_a_satellite_takes_its_sound_in_and_gives_a_ta
             assert [clip.parent for clip in home.catalogue.clips()] == [good[1]]
             status, begun, _ = await site.ask("POST", "/api/recordings", json={**body, "sitting": sitting["sitting"]})
             assert status == 201, begun
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await site.get("/api/recordings"))[0]["state"] != "listening":  # noqa: ASYNC110  over HTTP
                     await asyncio.sleep(0.05)
     assert await entity(built, "capture_wake_audio") is False, "the service has ended, and with it the session"

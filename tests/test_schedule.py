@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -12,6 +13,7 @@ from test_web import Site, opened_site
 from mww_ha.capture import review
 from mww_ha.schema import Verdict
 from mww_ha.store import PROJECT_FILE, Project
+from mww_ha.web.orders import Order
 from mww_ha.web.schedule import BY, Schedule
 
 HERE = timezone(timedelta(hours=1))
@@ -37,11 +39,17 @@ def set_up(project: Project, **retrain: Any) -> None:
         review.judge(project, [capture.id], Verdict.FALSE_ACCEPT, by="anna")
 
 
+def lasting(order: Order, project: Project) -> list[str]:
+    """A job that does not end by itself: the clock is far ahead of what has ended."""
+    order.arguments(project)
+    return [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+
+
 async def look(site: Site, clock: Clock) -> list[dict[str, Any]]:
     """Lets a schedule look again and again for a moment; the retrainings there are then."""
     schedule = Schedule(site.opened.service, look_every_s=0.01, clock=clock)
     schedule.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while schedule.state == type(schedule.state)():  # noqa: ASYNC110  it has looked once
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
@@ -56,7 +64,7 @@ async def test_a_retraining_that_is_due_is_queued_once_in_its_hour(project: Proj
     set_up(project, automatic=True, at_hour=(begin + timedelta(hours=1)).hour)
     clock = Clock(0)
     clock.now = begin
-    async with opened_site(project.root) as site:
+    async with opened_site(project.root, command=lasting) as site:
         assert await look(site, clock) == []
         clock.now += timedelta(hours=1)
         [job] = await look(site, clock)
@@ -81,7 +89,7 @@ async def test_an_hour_that_no_day_has_is_told(project: Project):
         set_up(project, automatic=True, at_hour=24)
         schedule = Schedule(site.opened.service, look_every_s=0.01, clock=Clock(2))
         schedule.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not schedule.state.problem:  # noqa: ASYNC110  it has looked once
                 await asyncio.sleep(0.01)
         await schedule.stop()

@@ -35,7 +35,7 @@ from mww_ha.web import orders
 from mww_ha.web.access import FAILURES, Access, clean_base
 from mww_ha.web.app import Open, Options, make_page_app, open_service
 from mww_ha.web.events import Batch, Event, Ring, Signal, send_events
-from mww_ha.web.jobs import mww_ha_command
+from mww_ha.web.jobs import GRACE_S, mww_ha_command
 from mww_ha.web.openapi import describe
 from mww_ha.web.routes import ROUTES
 from mww_ha.web.sockets import Listener, make_runner
@@ -103,7 +103,7 @@ class Site:
         return dict(job)
 
     async def wait(self, id: str, *states: str) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (job := await self.get(f"/api/jobs/{id}"))["state"] not in (states or FINISHED):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return dict(job)
@@ -471,7 +471,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     reader, writer = await asyncio.open_connection("127.0.0.1", site.opened.pages[0][1])
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {site.owner['Authorization']}\r\n"
     writer.write(f"{head}Content-Type: {kind}\r\nContent-Length: 500\r\n\r\n{{".encode())
-    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 408 ")
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 408 ")
     writer.close()
 
 
@@ -488,7 +488,7 @@ async def test_what_is_not_there_and_what_is_not_done_are_told_in_json(site: Sit
 
 async def read_events(answer: aiohttp.ClientResponse, until: str = "end") -> list[tuple[str, str, Any]]:
     """Events as (id, type, data), up to and with the first of type ``until``, or the end."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await _read_events(answer, until)
 
 
@@ -742,7 +742,7 @@ async def test_a_termination_ends_streams_and_leaves_jobs_in_order(project: Proj
             process.send_signal(signal.SIGTERM)
             await read_events(stream, until="never")
         assert await process.wait() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < GRACE_S, "nothing had to be killed"
     state = await asyncio.to_thread(State, project.root / "service" / "service.sqlite")
     rows = await asyncio.to_thread(state.jobs)
     assert [(row.orders["kind"], row.state) for row in rows] == [("synthesize", "interrupted"), ("evaluate", "queued")]
@@ -764,8 +764,8 @@ async def test_a_port_that_is_taken_is_told(project: Project, tmp_path: Path, si
 
 
 @pytest.fixture
-async def listening() -> AsyncIterator[int]:
-    """A port where three connections fit, and one that says nothing has 0.3 s."""
+async def listening(request: pytest.FixtureRequest) -> AsyncIterator[int]:
+    """A port where three connections fit, and one that says nothing has as long as the test says."""
 
     async def answer(request: web.Request) -> web.Response:
         listener.note_request(request)
@@ -775,7 +775,7 @@ async def listening() -> AsyncIterator[int]:
     app.router.add_get("/", answer)
     runner = make_runner(app)
     await runner.setup()
-    listener = Listener(runner, most=3, patience_s=0.3)
+    listener = Listener(runner, most=3, patience_s=request.param)
     yield (await listener.open("127.0.0.1", 0))[0][1]
     await listener.close()
     await runner.cleanup()
@@ -790,23 +790,25 @@ async def is_closed(reader: asyncio.StreamReader, within_s: float) -> bool:
         return False
 
 
+@pytest.mark.parametrize("listening", [1.0], indirect=True)
 async def test_a_connection_that_says_nothing_is_closed_and_one_that_asked_is_kept(listening: int):
     silent, writer = await asyncio.open_connection("127.0.0.1", listening)
     writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
     asking, other = await asyncio.open_connection("127.0.0.1", listening)
     other.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await asking.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
-    assert await is_closed(silent, 5)
+    assert await is_closed(silent, 20)
     assert not await is_closed(asking, 0.5)
     writer.close()
     other.close()
 
 
+@pytest.mark.parametrize("listening", [60.0], indirect=True)
 async def test_more_connections_than_fit_are_closed(listening: int):
     crowd = [await asyncio.open_connection("127.0.0.1", listening) for _ in range(6)]
     for _, writer in crowd[:3]:
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    closed = [await is_closed(reader, 0.25) for reader, _ in crowd]
+    closed = [await is_closed(reader, 20) for reader, _ in crowd]
     assert closed == [False] * 3 + [True] * 3
     for _, writer in crowd:
         writer.close()

@@ -64,7 +64,7 @@ async def site(home: Project) -> AsyncIterator[Site]:
 
 async def until(site: Site, path: str, true: Any) -> Any:
     """The answer as soon as it is so."""
-    async with asyncio.timeout(60):  # a busy machine scores a capture a second
+    async with asyncio.timeout(120):  # a busy machine scores a capture a second
         while not true(answer := await site.get(path)):  # noqa: ASYNC110  over HTTP
             await asyncio.sleep(0.03)
     return answer
@@ -116,7 +116,8 @@ async def test_a_capture_waits_for_its_model_and_a_broken_sound_holds_up_nobody(
         scored = {c["capture"]["id"]: c["score"] for c in page["captures"]}
         assert scored[broken.id]["problem"]
         assert scored[other.id]["problem"] == ""
-        assert (await site.get("/api/status"))["keeper"] | {"expired_at": ""} == {
+        status = await until(site, "/api/status", lambda status: status["keeper"]["scored"] >= 2)
+        assert status["keeper"] | {"expired_at": ""} == {
             "scored": 2, "expired": 0, "expired_at": "", "problem": "", "transcribed": 0, "stt_problem": "",
         }  # fmt: skip
         await asyncio.sleep(0.2)
@@ -128,11 +129,11 @@ async def test_the_service_ends_at_once_and_scores_the_rest_next_time(home: Proj
     for number in range(40):
         add(home, samples, f"a-{number}")
     async with opened_site(home.root) as site:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while not home.catalogue.scores():  # noqa: ASYNC110  it writes them one by one
                 await asyncio.sleep(0.01)
         began = time.monotonic()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 15
     assert 0 < len(home.catalogue.scores()) < 40, "the rest would have taken longer"
     async with opened_site(home.root, new_token=True) as site:
         await until(site, "/api/status", lambda _: len(home.catalogue.scores()) == 40)
@@ -165,8 +166,8 @@ async def test_what_speech_to_text_reads_in_a_capture_is_a_hint_and_a_server_tha
             assert "speech-to-text read 'en 5.00 Hey kitchen'" in detail["hints"]
             page = await site.get("/api/captures")
             assert all(any("speech-to-text" in hint for hint in c["hints"]) for c in page["captures"])
-            keeper = (await site.get("/api/status"))["keeper"]
-            assert (keeper["transcribed"], keeper["stt_problem"]) == (2, "")
+            status = await until(site, "/api/status", lambda status: not status["keeper"]["stt_problem"])
+            assert status["keeper"]["transcribed"] == 2
             assert (await site.get(f"/api/captures/{judged.id}"))["transcript"] is None, "it is judged already"
         finally:
             process.terminate()
@@ -488,7 +489,7 @@ async def kill_under_load(project: Project, kills: int, seed: int) -> int:
         assert process.stderr is not None
         said = b""
         while b"satellites send" not in said:
-            line = await asyncio.wait_for(process.stderr.readline(), 30)
+            line = await asyncio.wait_for(process.stderr.readline(), 60)
             assert line, said
             said += line
         if found := re.search(rb"token=([\w-]+)", said):
@@ -535,13 +536,13 @@ async def kill_under_load(project: Project, kills: int, seed: int) -> int:
                     return
 
             workers = [asyncio.create_task(satellite(number)) for number in range(6)] + [asyncio.create_task(person())]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(taken) < before + 10 and not any(w.done() for w in workers):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             await asyncio.sleep(rng.uniform(0.0, 0.4))
             dead.set()
             process.kill()
-            await asyncio.wait_for(process.wait(), 10)
+            await asyncio.wait_for(process.wait(), 30)
             await asyncio.gather(*workers)
     assert process.returncode == -signal.SIGKILL
     there = {capture.id: capture for capture in project.catalogue.captures()}

@@ -115,7 +115,7 @@ async def test_home_assistant_is_joined_as_soon_as_it_is_set(project: Project, s
     async with FakeHomeAssistant() as home:
         status, answer = await change(site, home_assistant__url=home.url, home_assistant__token_file="token")
         assert status == 200, answer
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await site.get("/api/status"))["link"]["home_assistant"]["state"] != "connected":  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await change(site, home_assistant__url=None, home_assistant__token_file=None)
@@ -271,7 +271,7 @@ async def test_a_reader_that_leaves_in_the_middle_leaves_no_copy_behind(househol
             await answer.content.read(1000)
             assert list(household.root.glob(".export-*"))
             answer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while list(household.root.glob(".export-*")):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     large.unlink()
@@ -292,7 +292,7 @@ async def test_a_new_house_begins_with_the_project_of_the_old_one(household: Hou
         async with session.post(url, data=io.BytesIO(packed), headers=owner) as answer:
             assert answer.status == 201, await answer.text()
             assert (await answer.json())["captures"] == 15
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await setup.created.wait()
     async with opened_site(root, new_token=True) as site:
         assert (await site.get("/api/models"))[0]["id"] == household.model
@@ -320,8 +320,8 @@ async def test_behind_ingress_only_administrators_begin_a_project_or_bring_one(h
                 assert await post("/api/setup/archive", user, data=io.BytesIO(packed)) == 403
             assert [path.name for path in root.iterdir()] == ["service"]
             assert await post("/api/setup/archive", "named", data=b"PK") == 422, "who is named may"
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while await post("/api/setup", "anna", json={"phrase": "hey kitchen"}) != 201:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await setup.created.wait()

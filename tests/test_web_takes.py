@@ -306,7 +306,7 @@ def set_home(project: Project, url: str) -> None:
 
 async def until(site: Site, true: Callable[[Any], Any]) -> Any:
     """The newest recording, as soon as it is so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true((await site.get("/api/recordings"))[0]):  # noqa: ASYNC110  over HTTP
             await asyncio.sleep(0.05)
     return (await site.get("/api/recordings"))[0]
@@ -323,7 +323,7 @@ async def test_a_session_on_a_satellite_runs_without_a_page_and_tells_all_it_doe
         set_home(project, home.url)
         household = Household(home, [takes[0], room(1.0), takes[1], takes[2]])
         async with opened_site(project.root) as site:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while not (found := await site.get("/api/microphones")):  # noqa: ASYNC110  until it is connected
                     await asyncio.sleep(0.05)
             assert [(one["device"], one["usable"], one["problem"]) for one in found] == [
@@ -418,7 +418,7 @@ async def test_what_keeps_a_satellite_from_recording_is_said(project: Project):
         Household(home, [])
         home.registry.states[0]["state"] = "unavailable"
         async with opened_site(project.root) as site:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while len(found := await site.get("/api/microphones")) < 2:  # noqa: ASYNC110  until it is connected
                     await asyncio.sleep(0.05)
             assert {one["device"]: (one["usable"], one["problem"]) for one in found} == {
