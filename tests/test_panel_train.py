@@ -25,14 +25,14 @@ from mww_ha.web.jobs import mww_ha_command
 from mww_ha.web.orders import Order
 from mww_ha.web.wire import plain
 
-STEPS = 600
+STEPS = 1500
 
 
 @pytest.fixture
 def long_training(prepared_root: Path, tmp_path: Path) -> Iterator[Project]:
     """A prepared project whose training lasts some seconds."""
     shutil.copytree(prepared_root, tmp_path / "long")
-    train = yaml.safe_load((prepared_root / "project.yaml").read_text())["train"] | {"steps": STEPS, "mine_every": 400}
+    train = yaml.safe_load((prepared_root / "project.yaml").read_text())["train"] | {"steps": STEPS, "mine_every": 1000}
     made = write_settings(tmp_path / "long", train=train)
     yield made
     made.catalogue.close()
