@@ -311,9 +311,11 @@ def _advise(project: Project) -> tuple[str, ...]:
     """What would make this model better, most useful first."""
     clips = project.catalogue.clips()
     lines: list[str] = []
+    heading = "What would help, in this order:"
     if not any(c.label is Label.WAKE and c.origin is not Origin.SYNTHESIZED for c in clips):
-        lines.append("This model has heard synthesized voices only: it is a start. What would help, in this order:")
-        lines.append("  record your family saying it:  mww-ha import FOLDER --label wake --speaker NAME")
+        heading = f"This model has heard synthesized voices only: it is a start. {heading}"
+        lines.append("  record your family saying it:  mww-ha serve")
+        lines.append("  (or files of it:  mww-ha import FOLDER --label wake --speaker NAME)")
     engines = {c.speaker.partition(":")[0] for c in clips if c.label is Label.WAKE and c.origin is Origin.SYNTHESIZED}
     if not {"piper", "wyoming", "home_assistant"} & engines:
         lines.append("  a natural voice with many speakers:  mww-ha voices download")
@@ -321,7 +323,7 @@ def _advise(project: Project) -> tuple[str, ...]:
         lines.append("  real backgrounds (all of these are synthesized):  mww-ha corpora list")
     if project.settings.effort == "quick":
         lines.append("  more time:  mww-ha run --set effort=good")
-    return tuple(lines)
+    return (heading, *lines) if lines else ()
 
 
 def _peak_memory_mb() -> float:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import toy_wake
 from tiny_project import write_settings
 
 from mww_ha import audio, detector, frontend, pipeline
 from mww_ha.deploy import esphome
 from mww_ha.errors import DataError, ProjectError
-from mww_ha.schema import Label, Progress
+from mww_ha.schema import Label, Origin, Progress
 from mww_ha.shards import read_index
 from mww_ha.store import Project, open_project
 
@@ -161,6 +162,19 @@ def test_what_is_to_do_next_begins_with_the_way_into_the_project(
             assert (lines[added - 1] == f"  {way}") is bool(way)
     monkeypatch.chdir(tmp_path)
     assert pipeline.way_into(Path("my hall")) == "cd 'my hall'"
+
+
+def test_what_would_help_begins_with_people_and_stands_under_a_heading(project: Project) -> None:
+    heading, *first = pipeline._advise(project)
+    assert heading.startswith("This model has heard synthesized voices only")
+    assert first[0].endswith("mww-ha serve")
+    clip = audio.add_clip(
+        project.root, toy_wake.whistle(np.random.default_rng(1)), label=Label.WAKE, origin=Origin.RECORDED
+    )
+    project.catalogue.add_clips([clip])
+    heading, *then = pipeline._advise(project)
+    assert heading == "What would help, in this order:"
+    assert then == first[2:]
 
 
 def test_the_end_of_a_quickstart_names_the_device_and_the_board_that_it_was_made_for() -> None:
