@@ -9,6 +9,7 @@ import logging
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -303,6 +304,18 @@ async def test_an_encrypted_broker_is_believed_only_with_its_certificate(tmp_pat
     with pytest.raises(ConfigError, match=r"nothing\.pem"):
         async with Entities(Broker(host="127.0.0.1", tls=True, ca_file=str(tmp_path / "nothing.pem"))):
             pass
+
+
+@needs_mosquitto
+async def test_the_client_library_goes_with_its_last_reference(broker: Mosquitto) -> None:
+    """Its sockets are closed then, and only then: one that held itself would leave them to the garbage collector."""
+    gc.disable()
+    try:
+        async with Entities(login(broker)) as entities:
+            client = weakref.ref(entities._client)
+        await until(lambda: client() is None)
+    finally:
+        gc.enable()
 
 
 # Without a broker

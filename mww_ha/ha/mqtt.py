@@ -508,7 +508,9 @@ class Entities:
         def connected(*told: Any) -> None:
             code = _code(told[3])
             if code in _REFUSALS:
-                client.disconnect()  # here, in its thread: that would knock again before a busy event loop hears of it
+                # Here, in paho's thread: it would knock again before a busy event loop hears of it. Not ``client``: that
+                # would then hold itself, and paho closes its sockets when the last reference goes.
+                told[0].disconnect()
             hand_over(self._connected, code)
 
         # Arguments differ between the releases of paho in what follows; these positions are the same.
