@@ -508,8 +508,8 @@ class Entities:
         def connected(*told: Any) -> None:
             code = _code(told[3])
             if code in _REFUSALS:
-                # Here, in paho's thread: it would knock again before a busy event loop hears of it. Not ``client``: that
-                # would then hold itself, and paho closes its sockets when the last reference goes.
+                # In paho's thread: it would knock again before a busy event loop hears of it. Not ``client``, which
+                # would hold itself then, and paho closes its sockets when the last reference goes.
                 told[0].disconnect()
             hand_over(self._connected, code)
 
