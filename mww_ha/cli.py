@@ -276,7 +276,7 @@ def cli() -> None:
 @_EFFORT
 @click.pass_obj
 def new(session: Session, phrase: str, language: str | None, effort: str | None) -> None:
-    """Start a project for PHRASE, in a folder named after it or in --project DIR."""
+    """Start a project for PHRASE, in a folder named after it or in --project DIR. What you --set it keeps."""
     from mww_ha.store import PROJECT_FILE, create_project
     from mww_ha.synthesize.phrases import check_phrase
 
@@ -287,7 +287,7 @@ def new(session: Session, phrase: str, language: str | None, effort: str | None)
         notes += [] if existed else check_phrase(phrase, language or "en").warnings
     except (MissingDependencyError, ModuleNotFoundError) as error:
         notes.append(f"the phrase was not checked: {error.args[0]}")
-    project = create_project(root, phrase, language=language, effort=effort)
+    project = create_project(root, phrase, language=language, effort=effort, keep=session.overrides)
     project.catalogue.close()
     settings = project.settings
     said = f"{root}: a project for {settings.phrase!r}"

@@ -501,6 +501,14 @@ def resolve(document: Mapping[str, Any], overrides: Mapping[str, str] | None = N
     return settings
 
 
+def lay_over(document: Mapping[str, Any], overrides: Mapping[str, str], *, where: str) -> dict[str, Any]:
+    """What a ``project.yaml`` would hold with ``key=value`` overrides in it. Raises ConfigError as ``resolve`` does."""
+    resolve(document, overrides, where=where)
+    tree: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
+    _lay_over(tree, overrides, where)
+    return tree
+
+
 def _lay_over(tree: dict[str, Any], overrides: Mapping[str, str], where: str) -> None:
     """Puts ``overrides`` into the ``tree`` of a ``project.yaml``. Raises ConfigError."""
     top = {f.name for f in dataclasses.fields(Settings)}

@@ -900,15 +900,23 @@ def open_project(root: Path, overrides: Mapping[str, str] | None = None) -> Proj
     return Project(root=root, settings=settings, catalogue=Catalogue(root / CATALOGUE_FILE))
 
 
-def create_project(root: Path, phrase: str, *, language: str | None = None, effort: str | None = None) -> Project:
+def create_project(
+    root: Path,
+    phrase: str,
+    *,
+    language: str | None = None,
+    effort: str | None = None,
+    keep: Mapping[str, str] | None = None,
+) -> Project:
     """Makes a project directory; an existing project with the same phrase is opened instead, and stays as it is.
 
+    ``keep``: settings by dotted key, as text, that a new project's file holds from the beginning.
     Raises ProjectError when the directory holds a project for another phrase, or one whose language or effort is not
-    the one that was asked for. Without one a new project gets en and quick.
+    the one that was asked for, or one and there is something to ``keep``. Without one a new project gets en and quick.
     """
     path = root / PROJECT_FILE
     document = {"phrase": " ".join(phrase.split()), "language": language or "en", "effort": effort or "quick"}
-    config.resolve(document, where="the command line")
+    written = config.lay_over(document, keep or {}, where="the command line")
     with storage_errors(path):
         known_before = path.exists()
     if known_before:
@@ -925,8 +933,15 @@ def create_project(root: Path, phrase: str, *, language: str | None = None, effo
                     hint=f"for once: mww-ha run --project {shlex.quote(str(root))} --set {key}={asked}; "
                     f"for good: write {key}: {asked} into that file; or choose another directory with --project DIR",
                 )
+        if keep:
+            key, text = next(iter(keep.items()))
+            raise ProjectError(
+                f"{path} exists already, and {key}={text} is asked for; nothing was changed",
+                hint=f"for once: mww-ha run --project {shlex.quote(str(root))} --set {shlex.quote(f'{key}={text}')}; "
+                "for good: write it into that file",
+            )
         return open_project(root)
-    write_text(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    write_text(path, yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
     return open_project(root)
 
 

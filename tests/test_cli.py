@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import click
 import pytest
+import yaml
 
 from mww_ha import __version__, doctor, pipeline
 from mww_ha import cli as command_line
@@ -403,6 +404,22 @@ def test_new_says_that_a_project_exists_already_and_with_what(ask: Ask, tmp_path
     assert "effort good, and best is asked for" in refused.err
     assert "--set effort=best" in refused.err
     assert "effort: good" in (tmp_path / "hey_kuche" / "project.yaml").read_text()
+
+
+def test_new_keeps_what_is_set_and_changes_no_project_that_exists(ask: Ask, tmp_path: Path):
+    place = tmp_path / "hey_kitchen"
+    for wrong in ("train.stepz=1", "train.steps=-4"):
+        assert ask("new", "hey kitchen", "--set", wrong).code == 2
+    assert not place.exists()
+    assert ask("new", "hey kitchen", "--set", "effort=good", "--set", "train.steps=5000").code == 0
+    kept = (place / "project.yaml").read_text()
+    assert yaml.safe_load(kept) == {
+        "phrase": "hey kitchen", "language": "en", "effort": "good", "train": {"steps": 5000}
+    }  # fmt: skip
+    refused = ask("new", "hey kitchen", "--set", "train.steps=10")
+    assert (refused.code, refused.out) == (2, "")
+    assert "exists already, and train.steps=10 is asked for" in refused.err
+    assert (place / "project.yaml").read_text() == kept
 
 
 def test_new_refuses_a_phrase_with_nothing_to_say(ask: Ask, tmp_path: Path):
