@@ -6,6 +6,8 @@ import asyncio
 import io
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -292,6 +294,33 @@ async def test_files_are_imported_under_names_of_ours_with_label_and_person(site
     async with site.session.get(sound, headers=site.owner) as answer:
         heard, rate = soundfile.read(io.BytesIO(await answer.read()), dtype="int16")
     assert (rate, heard.size / rate) == (RATE, pytest.approx(take().size / RATE, abs=0.1))
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_file_never_fills_the_disk(site: Site, project: Project, monkeypatch: pytest.MonkeyPatch, told: bool):
+    """Where its length is told nothing of it is kept, else no more than leaves room for the clip that it becomes."""
+    content = encoded(room(20.0, dbfs=-30))
+    folder = project.root / "service"
+    most = 0
+
+    def usage(_: Path) -> SimpleNamespace:
+        nonlocal most
+        there = sum(path.stat().st_size for path in folder.glob("upload-*"))
+        most = max(most, there)
+        return SimpleNamespace(free=1.5 * len(content) - there)
+
+    monkeypatch.setattr("mww_ha.web.takes.shutil", SimpleNamespace(disk_usage=usage))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for begin in range(0, len(content), 32_768):
+            yield content[begin : begin + 32_768]
+
+    data = io.BytesIO(content) if told else pieces()
+    status, answer, _ = await site.ask("POST", "/api/imports", data=data, params={"label": "noise"})
+    assert (status, "MB are free" in answer["message"]) == (507, True), answer
+    assert most <= (0 if told else 0.75 * len(content))
+    assert list(folder.glob("upload-*")) == []
+    assert project.catalogue.clips() == []
 
 
 # --- satellites ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import IO, Annotated, Literal
 
 from mww_ha import audio
 from mww_ha.capture import review
-from mww_ha.errors import DataError, InputError, MwwError
+from mww_ha.errors import DataError, InputError, MwwError, StorageError
 from mww_ha.record import sessions
 from mww_ha.record.files import import_folder
 from mww_ha.record.takes import Reason, TakeReport
@@ -408,7 +409,7 @@ async def import_file(call: Call, query: ImportQuery) -> FileImported:
     """
     service, id = call.service, query.person
     person = "" if id is None else (await service.ask(lambda project: find_by_id(project, id))).name
-    file = await service.run(_make_file, service.jobs.folder.parent)
+    file = await service.run(_make_file, service.jobs.folder.parent, call.request.content_length or 0)
     try:
         async for piece in call.pieces():
             await service.run(_write, file, piece)
@@ -421,7 +422,8 @@ async def import_file(call: Call, query: ImportQuery) -> FileImported:
     return imported
 
 
-def _make_file(folder: Path) -> IO[bytes]:
+def _make_file(folder: Path, length: int) -> IO[bytes]:
+    _check_room(folder, 2 * length)
     # libsndfile wants a file; a suffix of our own, so that no name of a stranger chooses how it is read. An hour of
     # sound is too much for a /tmp that is memory.
     with storage_errors(folder):
@@ -429,8 +431,20 @@ def _make_file(folder: Path) -> IO[bytes]:
 
 
 def _write(file: IO[bytes], piece: bytes) -> None:
-    with storage_errors(Path(file.name)):
+    path = Path(file.name)
+    with storage_errors(path):
+        _check_room(path.parent, 2 * len(piece) + file.tell())  # of an unknown length
         file.write(piece)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Raises StorageError: a file and its clip take no more than what is free, so that uploads never fill a disk."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageError(
+            f"this file needs {needed / 1e6:.0f} MB until it is taken in, and {free / 1e6:.0f} MB are free",
+            hint="free some space, or delete what is no longer needed",
+        )
 
 
 def _import(project: Project, file: IO[bytes], label: Label, person: str) -> FileImported:
