@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -22,6 +25,21 @@ _PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.
 hypothesis.settings.register_profile("search", _PATIENT)
 hypothesis.settings.register_profile("gate", _PATIENT, derandomize=True)
 hypothesis.settings.load_profile("gate")
+
+_accept: Any = BaseSelectorEventLoop._accept_connection2  # type: ignore[attr-defined]
+
+
+async def _accept_unless_closed(
+    loop: Any, factory: Any, connection: socket.socket, extra: Any, tls: Any, server: Any, *rest: Any
+) -> None:
+    """CPython's gh-109564: a connection accepted in the moment in which its server closes was left open for ever."""
+    if server is not None and not server.sockets:
+        connection.close()
+        return
+    await _accept(loop, factory, connection, extra, tls, server, *rest)
+
+
+BaseSelectorEventLoop._accept_connection2 = _accept_unless_closed  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)
