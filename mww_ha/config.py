@@ -468,8 +468,7 @@ def resolve(document: Mapping[str, Any], overrides: Mapping[str, str] | None = N
 
     Raises ConfigError naming the key, the value and where it stands: ``where``, or ``--set`` for an override.
     """
-    tree: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
-    _lay_over(tree, overrides or {}, where)
+    tree = lay_over(document, overrides or {}, where=where)
 
     def source(key: str) -> str:
         return _SET if overrides and (key in overrides or key.partition(".")[0] in overrides) else where
@@ -502,15 +501,11 @@ def resolve(document: Mapping[str, Any], overrides: Mapping[str, str] | None = N
 
 
 def lay_over(document: Mapping[str, Any], overrides: Mapping[str, str], *, where: str) -> dict[str, Any]:
-    """What a ``project.yaml`` would hold with ``key=value`` overrides in it. Raises ConfigError as ``resolve`` does."""
-    resolve(document, overrides, where=where)
+    """What a ``project.yaml`` would hold with ``key=value`` overrides in it; values are for ``resolve`` to check.
+
+    Raises ConfigError for an override that is no setting or no YAML.
+    """
     tree: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in document.items()}
-    _lay_over(tree, overrides, where)
-    return tree
-
-
-def _lay_over(tree: dict[str, Any], overrides: Mapping[str, str], where: str) -> None:
-    """Puts ``overrides`` into the ``tree`` of a ``project.yaml``. Raises ConfigError."""
     top = {f.name for f in dataclasses.fields(Settings)}
     for key, text in overrides.items():
         head, _, tail = key.partition(".")
@@ -532,6 +527,7 @@ def _lay_over(tree: dict[str, Any], overrides: Mapping[str, str], where: str) ->
             place = _SET if head in overrides else where
             raise ConfigError(f"{place}: {head} is {_shown(section)}", hint=_holds_settings(head))
         tree[head] = {**(section or {}), tail: value}
+    return tree
 
 
 def _holds_settings(section: str) -> str:

@@ -916,6 +916,7 @@ def create_project(
     """
     path = root / PROJECT_FILE
     document = {"phrase": " ".join(phrase.split()), "language": language or "en", "effort": effort or "quick"}
+    config.resolve(document, keep, where="the command line")
     written = config.lay_over(document, keep or {}, where="the command line")
     with storage_errors(path):
         known_before = path.exists()

@@ -49,22 +49,17 @@ class _GoneError(Exception):
     """The uploader closed the connection."""
 
 
-class OtaReceiver:
-    """Listens on ``port`` of loopback; a context manager. ``block_delay_s`` slows it down to a real device's pace."""
+class _Listener:
+    """Takes one connection after the other on ``at`` (0: a free port) of loopback; a context manager."""
 
-    def __init__(
-        self, port: int, *, password: str = "", failure: str = "", block_delay_s: float = 0.0, image: bytes = b"old"
-    ) -> None:
-        assert not failure or failure in FAILURES, failure
-        self.port, self.password, self.failure, self.block_delay_s = port, password, failure, block_delay_s
-        self.image = image
-        self.sessions: list[str] = []  # how each connection ended
-        self.received = 0  # bytes of the update in progress
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
         self._closing = threading.Event()
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener = socket.create_server(("127.0.0.1", self.at))
         self._listener.settimeout(0.05)
+        self.at = int(self._listener.getsockname()[1])
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
         return self
@@ -83,13 +78,33 @@ class OtaReceiver:
             except TimeoutError:
                 continue
             with connection:
-                connection.settimeout(10)
-                try:
-                    self.sessions.append(self._session(connection))
-                except _GoneError:
-                    self.sessions.append(f"gone after {self.received} bytes")
-                except OSError as error:
-                    self.sessions.append(f"lost: {error}")
+                self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class OtaReceiver(_Listener):
+    """Listens on ``port`` of loopback; a context manager. ``block_delay_s`` slows it down to a real device's pace."""
+
+    def __init__(
+        self, port: int, *, password: str = "", failure: str = "", block_delay_s: float = 0.0, image: bytes = b"old"
+    ) -> None:
+        assert not failure or failure in FAILURES, failure
+        self.port, self.password, self.failure, self.block_delay_s = port, password, failure, block_delay_s
+        self.image = image
+        self.sessions: list[str] = []  # how each connection ended
+        self.received = 0  # bytes of the update in progress
+        super().__init__(port)
+
+    def _take(self, connection: socket.socket) -> None:
+        connection.settimeout(10)
+        try:
+            self.sessions.append(self._session(connection))
+        except _GoneError:
+            self.sessions.append(f"gone after {self.received} bytes")
+        except OSError as error:
+            self.sessions.append(f"lost: {error}")
 
     def _session(self, peer: socket.socket) -> str:
         self.received = 0
@@ -165,7 +180,7 @@ class OtaReceiver:
         return bytes(update)
 
 
-class Valve:
+class Valve(_Listener):
     """A port that passes at most ``most`` bytes on to ``port``: an upload stays in its middle until the device is gone.
 
     A context manager; ``at`` is the port to send to. It ends a connection when the other side of it has ended.
@@ -173,31 +188,11 @@ class Valve:
 
     def __init__(self, port: int, most: int) -> None:
         self.port, self.most = port, most
-        self._closing = threading.Event()
+        super().__init__()
 
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(0.05)
-        self.at = int(self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing.set()
-        self._thread.join()
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while not self._closing.is_set():
-            try:
-                uploader, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            with uploader, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as device:
-                self._pass_on(uploader, device)
+    def _take(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as device:
+            self._pass_on(connection, device)
 
     def _pass_on(self, uploader: socket.socket, device: socket.socket) -> None:
         left = self.most
