@@ -7,11 +7,9 @@ import contextlib
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -35,15 +33,7 @@ def running(command: Sequence[str], port: int, home: Path, environment: dict[str
             start_new_session=True,
         )
     try:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            assert process.poll() is None, log.read_text()
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        else:
-            raise AssertionError(log.read_text())
+        host_device.wait_until_listening(process, port, log)
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -46,6 +46,19 @@ def free_port() -> int:
     raise AssertionError("no port is left")
 
 
+def wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path, limit_s: float = 60) -> None:
+    """Returns when ``process``, which writes ``log``, listens on ``port``. Raises AssertionError with what it said."""
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text(encoding="utf-8", errors="replace")[-2000:]
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    said = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+    raise AssertionError(f"nothing listens on {port}:\n{said}")
+
+
 def make(folder: Path, name: str, yaml_text: str) -> Path:
     """Writes ``<folder>/<name>.yaml``, generates its source with ESPHome and compiles it. Returns the program.
 
@@ -94,14 +107,7 @@ class HostDevice:
                 env={**os.environ, "HOME": str(self.home)},  # where it keeps its preferences
                 start_new_session=True,
             )
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            assert self._process.poll() is None, self.log()[-2000:]
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.api_port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"the device does not listen on {self.api_port}:\n{self.log()[-2000:]}")
+        wait_until_listening(self._process, self.api_port, self._log)
 
     def stop(self) -> None:
         """Ends the device at once, as pulling the plug would."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from host_device import free_port
+from host_device import free_port, wait_until_listening
 
 USER, PASSWORD = "mww", "a password of a test"
 
@@ -60,14 +58,7 @@ class Mosquitto:
             self._process = subprocess.Popen(
                 [find_mosquitto(), "-c", self._folder / "mosquitto.conf"], stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            assert self._process.poll() is None, (self._folder / "broker.log").read_text(encoding="utf-8")
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.02)
-        raise AssertionError("mosquitto did not start")
+        wait_until_listening(self._process, self.port, self._folder / "broker.log", 30)
 
     def stop(self) -> None:
         if self._process is not None:
